@@ -1,0 +1,299 @@
+"""The promptbook: every prompt x every model x every seed, drawn once and never twice.
+
+A finished picture is a PNG that carries its recipe, and a row of `catalogue.csv` (which `Catalog.read` reads). Nothing
+else is remembered: whoever starts the same grid again, after a kill or a full disk, finds the finished pictures by
+their recipes and goes on. File names end in a digest of the recipe without model names, so other settings, a retrained
+model or more prompts in the same folder never overwrite or get mistaken for what is there.
+
+    FOLDER/catalogue.csv                       one row a picture, appended when the picture is whole
+    FOLDER/MODEL/PROMPT-SEED-DIGEST.png        the pictures
+    FOLDER/thumbnails/MODEL/...                the same, at most 128 pixels wide
+
+One model's failure is written down and the others go on; a picture that cannot be written stops the grid, for the next
+one could not be either. While one model draws, a thread loads the next: two models are in memory then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from tastemaker.errors import DataError, InvalidArgument, TastemakerError
+from tastemaker.generate import zoo
+from tastemaker.generate.catalogue import Catalogue, seconds_a_step
+from tastemaker.generate.picture import Recipe, read_picture, write_picture
+from tastemaker.generate.plan import AUTO, Loading, Plan, Planned, plan, read_prompts, slug, survey
+from tastemaker.generate.sheet import CELL, Cell, sheet, thumbnail
+
+if TYPE_CHECKING:
+    from tastemaker.generate.denoiser import StableDiffusion
+
+__all__ = [
+    "AUTO", "Estimate", "Failure", "Loading", "Outcome", "Plan", "draw_grid", "draw_recipes", "estimate", "plan",
+    "promptbook", "read_prompts", "slug",
+]  # fmt: skip
+
+Say = Callable[[float, int, str], None]  # pictures done (a part of one counts as such), pictures in all, what goes on
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A model that could not be used, why, and how many pictures are missing for it."""
+
+    model: str
+    problem: str
+    missing: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a grid came to.
+
+    Attributes:
+        files: The finished picture of each (prompt, model, seed) of the plan, in the plan's order.
+        drawn, kept: How many were drawn now, and how many were there already.
+        failures: Models that failed.
+        seconds: Time it took.
+    """
+
+    files: dict[tuple[str, str, int], Path]
+    drawn: int
+    kept: int
+    failures: tuple[Failure, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a grid will cost.
+
+    Attributes:
+        pictures, finished: In all, and there already.
+        seconds_each: Seconds a picture.
+        source: Where that comes from.
+        seconds: For all that is left, loading not counted.
+        failures: Models that cannot be used as they are.
+    """
+
+    pictures: int
+    finished: int
+    seconds_each: float
+    source: str
+    seconds: float
+    failures: tuple[Failure, ...]
+
+
+def draw_grid(
+    plan: Plan,
+    folder: str | Path,
+    *,
+    batch: int = 4,
+    loading: Loading = AUTO,
+    thumbnails: bool = True,
+    say: Say = lambda done, total, text: None,
+) -> Outcome:
+    """Draw what is missing of a plan, `batch` pictures at a time.
+
+    Raises DataError where a picture cannot be written (what is finished stays and counts next time) or another process
+    is drawing into the folder. Whatever a model does wrong is a Failure of the outcome.
+    """
+    if batch < 1:
+        raise InvalidArgument(f"batch = {batch}; expected at least 1")
+    folder, began = Path(folder), time.monotonic()
+    files: dict[tuple[str, str, int], Path] = {}
+    failures: list[Failure] = []
+    kept = 0
+    with Catalogue(folder) as catalogue:
+        for job in _prepared(plan, folder, loading):
+            if isinstance(job, Failure):
+                failures.append(job)
+                continue
+            for picture in job.finished:
+                files[picture.key] = folder / picture.file
+                if picture.file not in catalogue.ids:  # killed between the picture and its row
+                    image = read_picture(folder / picture.file)
+                    catalogue.add(picture.file, picture.recipe, image, None, small=thumbnails)
+            kept += len(job.finished)
+            for made in _drawn(job, batch, lambda text, part: say(len(files) + part, len(plan), text)):
+                if isinstance(made, Failure):
+                    failures.append(made)
+                    continue
+                picture, image, seconds = made
+                try:
+                    write_picture(image, folder / picture.file, picture.recipe)
+                    catalogue.add(picture.file, picture.recipe, image, seconds, small=thumbnails)
+                except DataError as error:
+                    kept_note = f"{len(files):,} of {len(plan):,} pictures are finished and stay; the same call goes on"
+                    raise DataError(f"{error.problem}; {kept_note}", file=error.file) from error
+                files[picture.key] = folder / picture.file
+    in_order = {key: files[key] for key in itertools.product(plan.prompts, plan.models, plan.seeds) if key in files}
+    return Outcome(in_order, len(files) - kept, kept, tuple(failures), time.monotonic() - began)
+
+
+def estimate(plan: Plan, folder: str | Path, *, batch: int = 4, loading: Loading = AUTO) -> Estimate:
+    """What a plan will cost, by the seconds its finished pictures took, else by a probe of the first model.
+
+    The probe draws one batch with two steps and one with five, after one to warm up. Writes nothing.
+    """
+    folder = Path(folder)
+    missing: list[Planned] = []
+    finished: list[Planned] = []
+    failures: list[Failure] = []
+    for name in plan.models:
+        try:
+            _, found, absent = survey(plan, name, folder)
+        except (TastemakerError, OSError) as error:
+            failures.append(Failure(name, str(error), len(plan) // len(plan.models)))
+            continue
+        finished += found
+        missing += absent
+    taken = seconds_a_step(folder, {picture.file for picture in finished})
+    steps = statistics.mean(picture.recipe.steps for picture in missing) if missing else 0.0
+    each, source = 0.0, "nothing is left to draw"
+    if taken:
+        each, source = statistics.median(taken) * steps, f"median of {len(taken)} finished pictures"
+    elif missing:
+        each, source = _probe(plan, missing, batch, round(steps), loading, failures)
+    return Estimate(len(plan), len(finished), each, source, each * len(missing), tuple(failures))
+
+
+def promptbook(plan: Plan, outcome: Outcome, *, rows: int = 12) -> list[Image.Image]:
+    """Contact sheets of a finished grid: prompts and seeds down, models across, at most `rows` rows a sheet."""
+    problems = {failure.model: failure.problem for failure in outcome.failures}
+    lines = list(itertools.product(plan.prompts, plan.seeds))
+    sheets = []
+    for part in (lines[start : start + rows] for start in range(0, len(lines), rows)):
+        cells = []
+        for prompt, seed in part:
+            found = [(model, outcome.files.get((prompt, model, seed))) for model in plan.models]
+            cells.append(
+                [
+                    Cell(thumbnail(read_picture(file), CELL)) if file else Cell(None, (problems.get(model, "missing"),))
+                    for model, file in found
+                ]
+            )
+        labels = [f"{prompt} (seed {seed})" if len(plan.seeds) > 1 else prompt for prompt, seed in part]
+        sheets.append(sheet(cells, row_labels=labels, column_labels=plan.models))
+    return sheets
+
+
+# -- one model ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    name: str
+    model: StableDiffusion | None  # None where nothing is missing
+    finished: list[Planned]
+    missing: list[Planned]
+
+
+def _prepared(plan: Plan, folder: Path, loading: Loading) -> Iterator[_Job | Failure]:
+    """Every model of the plan ready to draw, the next one loading while the caller works with this one."""
+    with ThreadPoolExecutor(1) as loader:
+        coming = loader.submit(_prepare, plan, plan.models[0], folder, loading)
+        for name, following in itertools.zip_longest(plan.models, plan.models[1:]):
+            job: _Job | Failure
+            try:
+                job = coming.result()
+            except Exception as error:  # whatever it is, it is this model's; the others go on
+                job = Failure(name, _said(error), len(plan) // len(plan.models))
+            if following is not None:
+                coming = loader.submit(_prepare, plan, following, folder, loading)
+            yield job
+
+
+def _prepare(plan: Plan, name: str, folder: Path, loading: Loading) -> _Job:
+    path, finished, missing = survey(plan, name, folder)
+    return _Job(name, loading.load(path, plan.loras) if missing else None, finished, missing)
+
+
+def _drawn(
+    job: _Job, batch: int, tell: Callable[[str, float], None]
+) -> Iterator[tuple[Planned, Image.Image, float] | Failure]:
+    """The missing pictures of a model with the seconds each took; a Failure ends them."""
+    if job.model is None:
+        return
+    done, what = 0, f"drawing with {job.name}"
+    tell(what, 0)
+    try:
+        for some in _batches(job.model, job.missing, batch):
+            start = time.monotonic()
+            images = draw_recipes(job.model, [picture.recipe for picture in some], partial(tell, what))
+            seconds = (time.monotonic() - start) / len(some)
+            for picture, image in zip(some, images, strict=True):
+                yield picture, image, seconds
+            done += len(some)
+    except Exception as error:  # whatever it is, it is this model's; the others go on
+        yield Failure(job.name, _said(error), len(job.missing) - done)
+
+
+def _batches(model: StableDiffusion, pictures: Sequence[Planned], batch: int) -> Iterator[list[Planned]]:
+    """At most `batch` pictures at a time whose prompts are read in equally many pieces.
+
+    Beside a longer prompt a shorter one is filled up, which would change its picture.
+    """
+    prompts = {picture.recipe.prompt: picture.recipe.negative for picture in pictures}
+    lengths = {prompt: model.condition([prompt, negative]).tokens.shape[1] for prompt, negative in prompts.items()}
+    for length in sorted(set(lengths.values())):
+        alike = [picture for picture in pictures if lengths[picture.recipe.prompt] == length]
+        yield from (alike[start : start + batch] for start in range(0, len(alike), batch))
+
+
+def draw_recipes(
+    model: StableDiffusion, recipes: Sequence[Recipe], tell: Callable[[float], None] = lambda part: None
+) -> list[Image.Image]:
+    """One batch of recipes that differ in prompt and seed only; `tell` gets how many of them are done."""
+    from tastemaker.generate.draw import draw
+
+    one = recipes[0]
+    return draw(
+        model,
+        [recipe.prompt for recipe in recipes],
+        negative=one.negative,
+        seeds=[recipe.seed for recipe in recipes],
+        steps=one.steps,
+        guidance=one.guidance,
+        width=one.width,
+        height=one.height,
+        on_step=lambda step, steps: tell(len(recipes) * step / steps),
+    )
+
+
+def _probe(
+    plan: Plan, missing: Sequence[Planned], batch: int, steps: int, loading: Loading, failures: list[Failure]
+) -> tuple[float, str]:
+    """Seconds a picture, from a batch of two steps and one of five of the first model that draws, and its name.
+
+    Models that do not are added to `failures`.
+    """
+    for name in dict.fromkeys(picture.key[1] for picture in missing):
+        own = [picture.recipe for picture in missing if picture.key[1] == name]
+        taken = {}
+        try:
+            model = loading.load(zoo.resolve(name), plan.loras)
+            for n in (1, 2, 5):  # the first one warms up
+                start = time.monotonic()
+                draw_recipes(model, [replace(recipe, steps=n) for recipe in own[:batch]])
+                taken[n] = (time.monotonic() - start) / len(own[:batch])
+        except Exception as error:  # whatever it is, it is this model's
+            failures.append(Failure(name, _said(error), len(own)))
+            continue
+        return max(taken[2], taken[2] + (steps - 2) * (taken[5] - taken[2]) / 3), f"a probe of {name}"
+    return 0.0, "no model draws"
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, in a line: the libraries below sometimes list every tensor."""
+    said = str(error) if isinstance(error, TastemakerError) else f"{type(error).__name__}: {error}"
+    return textwrap.shorten(said, 400, placeholder=" ...")

@@ -1,0 +1,267 @@
+"""Cocktails with everything written down: recipes first, then the pictures they ask for.
+
+`order` turns a picture, a content model and styles into one recipe a style (or a share of two styles); `mix` makes what
+recipes ask for, with one inversion for all, and says how it went. Drawing a cocktail again is `mix` on its recipe.
+
+The numbers, each between a picture and its source as the content model saw it:
+- round trip: the inversion sampled back by the content model, relative error of the latents; what is lost before any
+  style comes in.
+- structure kept: correlation of the two maps of edges, 1 where all coincide (`evaluate.images.structure`).
+- style reached: probability of the wanted style among the embedded models, by a reader that learned from the examples
+  on their cards (`evaluate.images.style`); only for embedded models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tastemaker.errors import DataError, InvalidArgument, UnknownName
+from tastemaker.evaluate.images.structure import edge_structure
+from tastemaker.evaluate.images.style import StyleReader
+from tastemaker.generate import record, zoo
+from tastemaker.generate.cocktail import Cocktail, cocktail
+from tastemaker.generate.denoiser import StableDiffusion
+from tastemaker.generate.grid import AUTO, Loading, Say
+from tastemaker.generate.inject import HALVES, Injection, Mask
+from tastemaker.generate.invert import Cache, Inversion
+from tastemaker.generate.load import wear
+from tastemaker.generate.mix_weights import mix_weights
+from tastemaker.generate.picture import Part, Recipe, Setting, read_picture
+from tastemaker.generate.settings import DEFAULT, Settings
+
+LEARN = 4  # examples a style, at least, that its reader learns from
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """One cocktail.
+
+    Attributes:
+        recipe: What was asked.
+        picture: What came out.
+        source: The picture as the content model saw it, after resizing.
+        numbers: By name; see the module.
+    """
+
+    recipe: Recipe
+    picture: Image.Image
+    source: Image.Image
+    numbers: Mapping[str, float]
+
+
+def order(
+    picture: str | Path,
+    *,
+    content: str,
+    styles: Sequence[str],
+    prompt: str,
+    inversion_prompt: str | None = None,
+    settings: Settings = DEFAULT,
+    mask: str | Path | None = None,
+    shares: Sequence[float] = (),
+    loras: Sequence[tuple[str, float]] = (),
+    triggers: bool = True,
+) -> tuple[Recipe, ...]:
+    """A recipe for each style, or with `shares` (of the second of two styles, weights mixed) one for each share.
+
+    Args:
+        inversion_prompt: What the content model is told; the prompt without trigger words when None.
+        mask: left, right, top or bottom, or a picture: white takes the source's structure, black is free. It stands in
+            for the mask of `settings`.
+        loras: On the styles; the content model wears none.
+
+    Raises:
+        InvalidArgument: no style, shares without exactly two styles, settings a recipe cannot hold.
+        DataError, UnknownName: a file or model that is not there.
+    """
+    if shares and len(styles) != 2:
+        raise InvalidArgument(f"shares (gamma) mix two styles into one; {len(styles)} given")
+    if settings.injection.layers is not None or settings.injection.mask is not None:
+        raise InvalidArgument("a recipe holds no shares by layer and no mask as an array; give the mask as a file")
+    if mask is not None and mask not in HALVES and not Path(mask).exists():
+        raise UnknownName("mask (a picture, or a half of one)", str(mask), HALVES)
+    parts = [Part(name, zoo.fingerprint(zoo.resolve(name))) for name in styles]
+    if shares:
+        pairs = [(replace(parts[0], scale=1 - share), replace(parts[1], scale=share)) for share in shares]
+        models: list[tuple[Part, ...]] = [tuple(part for part in pair if part.scale) for pair in pairs]
+    else:
+        models = [(part,) for part in parts]
+    worn = tuple(Part(name, zoo.fingerprint(zoo.resolve(name, "lora")), scale) for name, scale in loras)
+    recipes = []
+    for several in models:
+        names = [part.name for part in (*several, *worn)] if triggers else []
+        said = zoo.with_triggers(prompt, names)
+        before = said if settings.trigger_everywhere else prompt
+        recipes.append(
+            Recipe(
+                kind="cocktail",
+                prompt=said,
+                negative=settings.negative,
+                models=several,
+                loras=worn,
+                seed=0,  # the start is inverted noise
+                steps=settings.steps,
+                guidance=settings.guidance,
+                picture=Part(str(picture), _hash(Path(picture))),
+                content=Part(content, zoo.fingerprint(zoo.resolve(content))),
+                cocktail=_held(settings, mask, inversion_prompt or before),
+            )
+        )
+    if not recipes:
+        raise InvalidArgument("no style; give one model or more")
+    return tuple(recipes)
+
+
+def mix(
+    recipes: Sequence[Recipe], loading: Loading = AUTO, say: Say = lambda done, total, text: None
+) -> Iterator[Mixed]:
+    """The cocktails of recipes that share a picture and a content model, one after the other.
+
+    Raises what `cocktail` raises, and DataError for a picture or mask that has changed since the recipe was written.
+    """
+    first = recipes[0]
+    if first.picture is None or first.content is None:
+        raise DataError("no recipe of a cocktail: it names no picture and no content model")
+    picture = read_picture(_unchanged(first.picture))
+    say(0, len(recipes), f"loading {first.content.name}")
+    content = loading.load(zoo.resolve(first.content.name), ())
+    cache = Cache()
+    for done, recipe in enumerate(recipes):
+        name = style_name(recipe)
+        held = record.read(_Held, json.dumps(dict(recipe.cocktail)), "recipe's cocktail")
+        say(done, len(recipes), f"loading {name}")
+        with _style(recipe, loading) as style:
+            made = cocktail(
+                picture,
+                content=content,
+                style=style,
+                prompt=recipe.prompt,
+                inversion_prompt=held.inversion_prompt,
+                settings=_settings(recipe, held),
+                cache=cache,
+                on_step=lambda what, step, steps, done=done, name=name: say(  # type: ignore[misc]
+                    done + (step / steps if what == "drawing" else 0), len(recipes), f"{what} for {name}"
+                ),
+            )
+        yield Mixed(recipe, made.picture, made.sources[0], _numbers(made, recipe))
+
+
+def style_name(recipe: Recipe) -> str:
+    """The style of a cocktail in a few words: its model, or its models with their shares, and its LoRAs."""
+    models = [part.name if part.scale == 1 else f"{part.scale:g} {part.name}" for part in recipe.models]
+    return " + ".join([*models, *(f"{part.name}:{part.scale:g}" for part in recipe.loras)])
+
+
+# -- settings as a recipe holds them -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a recipe's `cocktail` holds: the settings that are not fields of the recipe itself, flat."""
+
+    alpha: float
+    beta: float
+    sampling_steps: int | None
+    attention: float
+    convolution: float
+    mask: str | None
+    mask_hash: str | None
+    inversion: Literal["ddim", "fixed-point", "bdia", "edict"]
+    iterations: int
+    gamma: float
+    mix: float
+    prompt_by: Literal["style", "content"]
+    side: int | None
+    even: bool
+    inversion_prompt: str
+
+
+def _held(settings: Settings, mask: str | Path | None, inversion_prompt: str) -> dict[str, Setting]:
+    file = None if mask is None or mask in HALVES else Path(mask)
+    injection, inversion = settings.injection, settings.inversion
+    held = _Held(
+        settings.alpha, settings.beta, settings.sampling_steps,
+        injection.attention, injection.convolution, None if mask is None else str(mask),
+        None if file is None else _hash(file),
+        inversion.kind, inversion.iterations, inversion.gamma, inversion.mix,
+        settings.prompt_by, settings.side, settings.even, inversion_prompt,
+    )  # fmt: skip
+    return record.values(held)
+
+
+def _settings(recipe: Recipe, held: _Held) -> Settings:
+    return Settings(
+        steps=recipe.steps,
+        sampling_steps=held.sampling_steps,
+        alpha=held.alpha,
+        beta=held.beta,
+        guidance=recipe.guidance,
+        negative=recipe.negative,
+        injection=Injection(held.attention, held.convolution, mask=_mask(held.mask, held.mask_hash)),
+        inversion=Inversion(held.inversion, held.iterations, held.gamma, held.mix),
+        prompt_by=held.prompt_by,
+        side=held.side,
+        even=held.even,
+    )
+
+
+def _mask(name: str | None, digest: str | None) -> Mask:
+    if name is None or digest is None:
+        return name  # type: ignore[return-value]  # Injection checks it
+    grey = read_picture(_unchanged(Part(name, digest))).convert("L")
+    return torch.from_numpy(np.asarray(grey, np.float32) / 255)
+
+
+def _hash(path: Path) -> str:
+    read_picture(path)  # says what is wrong with it
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def _unchanged(part: Part) -> Path:
+    path = Path(part.name)
+    if (found := _hash(path)) != part.hash:
+        raise DataError(f"has changed since: its hash is {found}, in the recipe {part.hash}; bring it back", file=path)
+    return path
+
+
+@contextlib.contextmanager
+def _style(recipe: Recipe, loading: Loading) -> Iterator[StableDiffusion]:
+    """The style model of a recipe: one, or several mixed by weight, with its LoRAs on."""
+    loras = [(zoo.resolve(part.name, "lora"), part.scale) for part in recipe.loras]
+    models = [loading.load(zoo.resolve(part.name), ()) for part in recipe.models]
+    model = models[0] if len(models) == 1 else mix_weights(models, [part.scale for part in recipe.models])
+    with wear(model, loras) as style:
+        yield style
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def _numbers(made: Cocktail, recipe: Recipe) -> dict[str, float]:
+    numbers = {} if made.round_trip is None else {"round trip": made.round_trip}
+    numbers["structure kept"] = float(edge_structure([made.sources[0]], [made.picture]).values[0])
+    reader, wanted = _reader(made.picture.size), recipe.models[0].name
+    if len(recipe.models) == 1 and not recipe.loras and reader is not None and wanted in reader.styles:
+        numbers["style reached"] = float(reader.reached([made.picture], wanted).values[0])
+    return numbers
+
+
+def _reader(size: tuple[int, int]) -> StyleReader | None:
+    """A reader of the embedded styles for pictures of one size, if their cards have examples enough of it."""
+    samples = {}
+    for card in zoo.zoo():
+        examples = [read_picture(card.folder / example.file) for example in card.examples]
+        same = [example for example in examples if example.size == size]
+        if card.kind == "model" and len(same) >= LEARN:
+            samples[card.source] = same
+    return StyleReader.fit(samples) if len(samples) > 1 else None

@@ -1,0 +1,82 @@
+"""How a cocktail is mixed: our default, and the published defaults of each official surface.
+
+Diffusion Cocktail (arXiv 2312.08873) came as a command line, an evaluation script, a web demo, an extension of a web UI
+and a third party's node; their defaults differ. Numbers that were cut to whole ones there are floats here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from tastemaker.errors import InvalidArgument
+from tastemaker.generate.inject import Injection
+from tastemaker.generate.invert import Inversion
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cocktail is mixed.
+
+    Attributes:
+        steps: of the inversion.
+        sampling_steps: of drawing; their times must be among the inversion's. None takes the same.
+        alpha, beta: condition scaling of the inversion; larger alpha keeps more structure.
+        guidance: of drawing.
+        negative: negative prompt of both stages, unless the call names others.
+        injection: see `generate.inject`.
+        inversion: see `generate.invert`; drawing uses the sampler that matches.
+        prompt_by: whose text encoder reads positive and negative prompts for drawing; the published command line and
+            what calls it use the content model's, the published evaluation the style model's.
+        side: the picture's short side in pixels, None for what the content model was trained for.
+        even: round both sides so that every level of the UNet halves evenly; the published code does not.
+        trigger_everywhere: put trigger words into the inversion prompt too, as published, though the content model
+            does not know them.
+    """
+
+    steps: int = 25
+    sampling_steps: int | None = None
+    alpha: float = 1.0
+    beta: float = 0.0
+    guidance: float = 5.0
+    negative: str = ""
+    injection: Injection = field(default_factory=Injection)
+    inversion: Inversion = field(default_factory=Inversion)
+    prompt_by: Literal["style", "content"] = "style"
+    side: int | None = None
+    even: bool = True
+    trigger_everywhere: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.guidance >= 0:
+            raise InvalidArgument(f"guidance = {self.guidance}; expected 0 or more (5 is usual)")
+        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
+            raise InvalidArgument(f"alpha = {self.alpha}, beta = {self.beta}; expected finite numbers")
+
+
+DEFAULT = Settings()
+PUBLISHED = Settings(
+    steps=50,
+    alpha=2.0,
+    beta=0.5,
+    guidance=15.0,
+    negative="worst quality, blurry, NSFW",
+    prompt_by="content",
+    even=False,
+    trigger_everywhere=True,
+)
+#: Published defaults. The extension takes steps, guidance and negative prompt from its host: the host's own stand here.
+SURFACES: Mapping[str, Settings] = MappingProxyType(
+    {
+        "cli": PUBLISHED,
+        "batch": replace(PUBLISHED, alpha=3.0, beta=1.0, guidance=7.5, prompt_by="style"),
+        "huggingface": replace(PUBLISHED, alpha=3.0),
+        "extension": replace(
+            PUBLISHED, steps=20, alpha=5.0, guidance=7.0, negative="", prompt_by="style", trigger_everywhere=False
+        ),
+        "comfyui": PUBLISHED,
+    }
+)

@@ -1,0 +1,148 @@
+"""More from the cocktail: every content in every style, a collage as content, and alpha chosen by structure.
+
+The paper (arXiv 2312.08873) counts m models as m x m pictures of one prompt, and harmonises hand-made collages by
+simply inverting them. `auto_alpha` turns its advice, that larger alpha keeps more structure, into a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from tastemaker.errors import InvalidArgument
+from tastemaker.generate.cocktail import (
+    Cocktail,
+    Model,
+    as_model,
+    check_inputs,
+    cocktail,
+    common_times,
+    fitted,
+    to_tensor,
+)
+from tastemaker.generate.draw import draw, refuse_blank, to_images
+from tastemaker.generate.invert import Cache, invert
+from tastemaker.generate.mixer import Mixer, drawn, said, stacked
+from tastemaker.generate.settings import DEFAULT, Settings
+
+Box = tuple[int, int, int, int]
+
+
+def transfer_matrix(
+    models: Sequence[Model],
+    *,
+    prompt: str,
+    pictures: Sequence[Image.Image] | None = None,
+    seed: int = 0,
+    negative: str | None = None,
+    settings: Settings = DEFAULT,
+    cache: Cache | None = None,
+) -> tuple[tuple[Image.Image, ...], ...]:
+    """m x m pictures: row i, column j has the content of model i in the style of model j.
+
+    Each model inverts its own picture (drawn from the prompt and seed where none are given); then each style draws all
+    contents as one batch. Same size and schedule for all models; errors as `cocktail`.
+    """
+    drinks = [as_model(model) for model in models]
+    refuse_blank(prompt)
+    if not drinks or (pictures is not None and len(pictures) != len(drinks)):
+        raise InvalidArgument(f"{len(drinks)} models and {len(pictures or ())} pictures; expected one picture a model")
+    times = common_times(drinks[0], drinks, settings)
+    negative = settings.negative if negative is None else negative
+    if pictures is None:
+        pictures = [
+            draw(model, [prompt], seeds=[seed], negative=negative, steps=len(times), guidance=settings.guidance)[0]
+            for model in drinks
+        ]
+    check_inputs(pictures, [prompt] * len(drinks), [prompt] * len(drinks))
+    found = []
+    for model, picture in zip(drinks, pictures, strict=True):
+        texts = model.condition([prompt, negative])
+        condition = texts[:1].scaled(settings.alpha, texts[1:], settings.beta)
+        latents = model.encode(to_tensor(fitted(picture, model, settings)))
+        found.append(invert(model, latents, condition, steps=settings.steps, inversion=settings.inversion, cache=cache))
+    trajectory = stacked(found)
+    columns = []
+    for model in drinks:
+        condition = said(model, None, [prompt] * len(drinks), negative)
+        mixer = Mixer(model, trajectory, condition, settings, times, cache, plain=False)
+        columns.append(to_images(model.decode(drawn([mixer], trajectory, times, None, None)[0])))
+    return tuple(zip(*columns, strict=True))
+
+
+def auto_alpha(
+    picture: Image.Image,
+    *,
+    content: Model,
+    style: Model,
+    prompt: str,
+    target: float,
+    distance: Callable[[Image.Image, Image.Image], float],
+    low: float = 0.0,
+    high: float = 8.0,
+    rounds: int = 6,
+    tolerance: float = 0.0,
+    settings: Settings = DEFAULT,
+    cache: Cache | None = None,
+) -> tuple[float, Cocktail]:
+    """The alpha, by bisection, whose result lies at a wanted structure distance from its source; and that result.
+
+    Args:
+        distance: of (source, result), falling as alpha grows, such as `evaluate.images` has.
+        rounds: halvings of the interval; it ends earlier within `tolerance` of the target.
+
+    Raises:
+        InvalidArgument: a target that is not between the distances at `low` and `high`; the message has both.
+    """
+    source, target_model, cache = as_model(content), as_model(style), cache or Cache()
+
+    def at(alpha: float) -> tuple[float, Cocktail]:
+        made = cocktail(
+            picture,
+            content=source,
+            style=target_model,
+            prompt=prompt,
+            settings=replace(settings, alpha=alpha),
+            round_trip=False,
+            cache=cache,
+        )
+        return distance(made.sources[0], made.picture), made
+
+    (far, at_low), (near, at_high) = at(low), at(high)
+    if not near <= target <= far:
+        raise InvalidArgument(
+            f"a structure distance of {target:g} cannot be bracketed: it is {far:g} at alpha {low:g} and {near:g} at "
+            f"alpha {high:g}; choose a target between, or other ends"
+        )
+    tried = [(abs(far - target), low, at_low), (abs(near - target), high, at_high)]
+    for _ in range(rounds):
+        best = min(tried, key=lambda one: one[0])
+        if best[0] <= tolerance:
+            break
+        middle = (low + high) / 2
+        found, made = at(middle)
+        tried.append((abs(found - target), middle, made))
+        low, high = (middle, high) if found > target else (low, middle)
+    _, alpha, made = min(tried, key=lambda one: one[0])
+    return alpha, made
+
+
+def collage(parts: Sequence[tuple[Image.Image, Box]], size: tuple[int, int], *, ground: str = "white") -> Image.Image:
+    """A picture of (width, height) with each part resized into its box (left, top, right, bottom), later ones on top.
+
+    Transparent parts show what lies below. Raises InvalidArgument for an empty list or a box outside the picture.
+    """
+    if not parts:
+        raise InvalidArgument("a collage of no pictures; give a list of (picture, box)")
+    canvas = Image.new("RGBA", size, ground)
+    for picture, (left, top, right, bottom) in parts:
+        if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
+            raise InvalidArgument(
+                f"a box {(left, top, right, bottom)} in a picture of {size[0]} x {size[1]}; expected left < right and "
+                "top < bottom, all inside"
+            )
+        part = picture.convert("RGBA").resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+        canvas.alpha_composite(part, (left, top))
+    return canvas.convert("RGB")
