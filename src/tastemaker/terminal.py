@@ -10,7 +10,15 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 out, err = Console(), Console(stderr=True)
@@ -56,3 +64,25 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
     with progress:
         task = progress.add_task(what, total=None)
         yield lambda text: progress.update(task, description=text)
+
+
+@contextmanager
+def counting(what: str, total: float) -> Iterator[Callable[[float, float, str], None]]:
+    """A bar on stderr with the time gone and the time left; yields say(done, total, text).
+
+    Where stderr is no terminal, each new text is a line of its own.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal)
+    with bar as progress:
+        task = progress.add_task(what, total=total)
+        said = what
+
+        def say(done: float, total: float, text: str) -> None:
+            nonlocal said
+            progress.update(task, completed=done, total=total, description=text)
+            if text != said and not err.is_terminal:
+                err.print(f"{text} ({done:.0f} of {total:.0f} done)", highlight=False, soft_wrap=True)
+            said = text
+
+        yield say

@@ -1,0 +1,43 @@
+"""The command line: one verb a line. Each function parses, calls the library and prints.
+
+Results go to stdout, progress and remarks to stderr. `--json` prints one JSON document instead of tables, `--config
+FILE` reads any option from TOML (`[report]`, `[train.factors]`). Exit codes: 0 done, 1 refused with a reason (bad data,
+unknown name), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from rich.markup import escape
+
+from tastemaker.cli import doctor, logs, mix, models, pictures, reports  # noqa: F401  each adds its verbs
+from tastemaker.cli.app import app
+from tastemaker.errors import TastemakerError
+from tastemaker.terminal import err
+
+
+@app.meta.default
+def _meta(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="TOML file with options, a section a verb.")] = None,
+) -> Any:
+    app.config = (cyclopts.config.Toml(config, must_exist=True),) if config is not None else ()
+    return app(tokens)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the exit code says how it went."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    try:
+        app.meta(sys.argv[1:] if arguments is None else arguments)
+    except TastemakerError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,160 @@
+"""`tastemaker mix`: a picture's content in the style of other models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import polars as pl
+from cyclopts import Parameter
+
+from tastemaker.cli.app import Json, app
+from tastemaker.cli.pictures import MACHINE, Machine, Models, scaled
+from tastemaker.terminal import counting, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from tastemaker.generate.orders import Mixed
+    from tastemaker.generate.settings import Settings
+
+Preset = Literal["default", "cli", "batch", "huggingface", "extension", "comfyui"]
+Floats = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
+
+
+@app.command
+def mix(
+    picture: Path,
+    *,
+    content: str,
+    style: Models,
+    prompt: str,
+    inversion_prompt: str | None = None,
+    negative: str | None = None,
+    preset: Preset = "default",
+    steps: int | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    guidance: float | None = None,
+    attention: float | None = None,
+    resnet: float | None = None,
+    inversion: Literal["ddim", "fixed-point", "bdia", "edict"] | None = None,
+    mask: str | None = None,
+    gamma: Floats = [],  # noqa: B006
+    lora: Models = [],  # noqa: B006
+    side: int | None = None,
+    trigger: bool = True,
+    to: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("mixes"),
+    machine: Machine = MACHINE,
+    json: Json = False,
+) -> None:
+    """Mix a cocktail: the content of a picture in the style of a model.
+
+    The content model reads the picture, each style model draws it anew; no
+    training. Writes a picture a style, and all beside the source on one
+    sheet with their numbers: the round trip (relative error of reading the
+    picture and drawing it back, before any style comes in), the structure
+    kept (correlation of edges, 1 is all) and the style reached (probability,
+    for embedded models).
+
+        mix apple.png --content zoo/base --style zoo/ink --prompt "an apple"
+        mix photo.jpg --content sd15/ --style models/* --prompt "a dog" \
+            --alpha 3 --beta 0.5 --guidance 15
+        mix a.png --content zoo/base --style zoo/ink zoo/neon --gamma 0.3 0.7 \
+            --prompt "an apple"
+
+    More structure: a larger --alpha, --attention or --resnet. More style:
+    smaller ones. There is no seed: the start is the picture, not noise.
+
+    Args:
+        picture: The .png, .jpg or .webp to start from.
+        content: Model that reads the picture: the one that drew it, or one whose pictures look like it.
+        style: Models to draw it anew; several give a picture each. zoo/NAME, paths or patterns.
+        prompt: What the picture shows.
+        inversion_prompt: What the content model is told; the prompt when not given.
+        negative: What the result should not show.
+        preset: Our default, or the published defaults of an official surface; the options below go on top.
+        steps: Steps of reading and of drawing.
+        alpha: Scale of the prompt while reading; more keeps more structure.
+        beta: How much of the negative prompt is taken off while reading.
+        guidance: How strictly drawing follows the prompt.
+        attention: Share of the steps in which self-attention is injected, 0 to 1.
+        resnet: Share of the steps in which residual features are injected, 0 to 1.
+        inversion: How the picture is read: ddim is the published way, the others come back nearer.
+        mask: left, right, top, bottom, or a picture: white keeps the source's structure, black is free.
+        gamma: Mix the weights of exactly two styles: share of the second; several give a picture each.
+        lora: LoRAs on the styles: FILE, FILE:SCALE or zoo/NAME:SCALE.
+        side: Short side in pixels; the content model's own when not given.
+        trigger: Append the trigger words of styles and LoRAs to the prompt.
+        to: Folder for pictures and sheet.
+    """
+    from tastemaker.generate import orders, zoo
+    from tastemaker.generate.settings import DEFAULT, SURFACES
+
+    base = DEFAULT if preset == "default" else SURFACES[preset]
+    settings = _changed(
+        base,
+        {"negative": negative, "steps": steps, "alpha": alpha, "beta": beta, "guidance": guidance, "side": side},
+        {"attention": attention, "convolution": resnet},
+        inversion,
+    )
+    recipes = orders.order(
+        picture,
+        content=content,
+        styles=zoo.find(style),
+        prompt=prompt,
+        inversion_prompt=inversion_prompt,
+        settings=settings,
+        mask=mask,
+        shares=gamma,
+        loras=scaled(lora),
+        triggers=trigger,
+    )
+    made: list[tuple[Path, Mixed]] = []
+    try:
+        with counting("reading", len(recipes)) as say:
+            for one in orders.mix(recipes, machine.loading, say):
+                made.append((_write(one, picture, to), one))
+    finally:  # one style's failure does not take the others' sheet along
+        sheet = _sheet(made, picture, to, prompt) if made else None
+    rows = [{"style": orders.style_name(one.recipe), **one.numbers} for _, one in made]
+    files = [str(file) for file, _ in made]
+    if json:
+        mixes = [row | {"file": file} for row, file in zip(rows, files, strict=True)]
+        print_json({"sheet": str(sheet), "mixes": mixes})
+        return
+    print_table(f"{picture}: {prompt}", pl.DataFrame(rows, infer_schema_length=None))
+    print_facts({"sheet": str(sheet), "pictures": files})
+
+
+def _changed(settings: Settings, values: dict[str, Any], injection: dict[str, Any], inversion: str | None) -> Settings:
+    """The settings with what was given on the command line."""
+
+    def given(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    return replace(
+        settings,
+        injection=replace(settings.injection, **given(injection)),
+        inversion=replace(settings.inversion, **given({"kind": inversion})),
+        **given(values),
+    )
+
+
+def _write(one: Mixed, picture: Path, folder: Path) -> Path:
+    from tastemaker.generate.grid import slug
+    from tastemaker.generate.orders import style_name
+    from tastemaker.generate.picture import write_picture
+
+    name = f"{slug(picture.stem)}-{slug(style_name(one.recipe))}-{one.recipe.digest[:10]}.png"
+    return write_picture(one.picture, folder / name, one.recipe)
+
+
+def _sheet(made: list[tuple[Path, Mixed]], picture: Path, folder: Path, prompt: str) -> Path:
+    from tastemaker.generate.grid import slug
+    from tastemaker.generate.orders import style_name
+    from tastemaker.generate.picture import write_picture
+    from tastemaker.generate.sheet import before_after
+
+    mixes = [(style_name(one.recipe), one.picture, one.numbers) for _, one in made]
+    page = before_after(made[0][1].source, mixes, title=prompt)
+    return write_picture(page, folder / f"{slug(picture.stem)}-sheet.png")
