@@ -1,0 +1,180 @@
+"""The command: make the artwork, train every part, put the finished models into the package, measure them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel
+
+from recipes.zoo import artwork, models, scenes, train
+from recipes.zoo.pool import Pool, pool
+from recipes.zoo.train import Plan
+
+# Optimiser steps of every part, and scenes in the pools of the denoisers.
+STEPS = {"vae": 6000, "encoder": 2500, "base": 12000} | dict.fromkeys(scenes.STYLES[1:], 1500)
+SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
+
+
+class Workshop:
+    """Where the parts lie while they are made: one folder, every finished part in the layout it will ship in."""
+
+    def __init__(self, folder: Path, subjects: int, seed: int, device: str) -> None:
+        self.folder, self.seed, self.device = folder, seed, device
+        self.names = list(artwork.SUBJECTS)[:subjects]
+        self.tokenizer = models.tokenizer(self.names)
+        self.art = cache(lambda: artwork.drawings(folder / "npm", self.names))
+
+    def pool(self, style: str, count: int) -> Pool:
+        return pool(self.folder / "pool", style, count, self.names, self.art, self.seed)
+
+    def plan(self, name: str, **settings: float) -> Plan:
+        return Plan(self.folder / name, seed=self.seed, device=self.device, **settings)  # type: ignore[arg-type]
+
+    def latents(self, vae: AutoencoderKL, found: Pool) -> Tensor:
+        """Scaled latents of a pool, kept on disk."""
+        file = self.folder / "latents" / f"{found.style}-{len(found.scenes)}.safetensors"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            train.save_file({"latents": train.encode(vae.to(self.device), found.pictures, self.device)}, file)
+        return train.load_file(file)["latents"] * vae.config.scaling_factor
+
+
+def make_vae(shop: Workshop, steps: int) -> None:
+    vae = models.vae()
+    pictures = [shop.pool(style, 2000).pictures for style in scenes.STYLES]
+    everything = scenes.np.concatenate(pictures)
+    train.train_vae(vae, everything, shop.plan("vae", steps=steps, batch=24, rate=2e-3))
+    latents = train.encode(vae.eval(), everything[::8], shop.device)
+    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+    vae.save_pretrained(shop.folder / "done" / "vae")
+    made = vae.decode(latents[:: len(latents) // 256]).sample.clamp(-1, 1)
+    real = train.to_unit(everything[::8][:: len(latents) // 256], "cpu")
+    print(f"vae: {-10 * torch.log10((made - real).square().mean() / 4):.2f} dB, scaling {vae.config.scaling_factor}")
+
+
+def make_encoder(shop: Workshop, steps: int) -> None:
+    torch.manual_seed(shop.seed)
+    joint = models.encoder(shop.tokenizer)
+    pools = [shop.pool(style, 2000) for style in scenes.STYLES]
+    captions = [
+        caption if i % 2 or found.style in scenes.LORAS else f"{caption}, {found.style} style"
+        for found in pools
+        for i, caption in enumerate(found.captions)
+    ]
+    pictures = scenes.np.concatenate([found.pictures for found in pools])
+    plan = shop.plan("encoder", steps=steps, batch=64, rate=1e-3)
+    train.train_encoder(joint, pictures, train.tokens(shop.tokenizer, captions), plan)
+    folder = shop.folder / "done" / "encoder"
+    joint.half().save_pretrained(folder)
+    shop.tokenizer.save_pretrained(folder)
+    side = {"height": scenes.PICTURE, "width": scenes.PICTURE}
+    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    preparation = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": scenes.PICTURE},
+        "crop_size": side,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparation | normal, indent=1) + "\n")
+
+
+def make_base(shop: Workshop, steps: int) -> None:
+    torch.manual_seed(shop.seed)
+    vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae").eval()
+    text = models.text_encoder(CLIPModel.from_pretrained(shop.folder / "done" / "encoder", dtype=torch.float32))
+    unet = models.unet()
+    found = shop.pool("base", SCENES["base"])
+    ids = train.tokens(shop.tokenizer, found.captions)
+    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3)
+    train.train_denoiser(
+        unet,
+        text,
+        models.scheduler(),
+        shop.latents(vae, found),
+        ids,
+        train.tokens(shop.tokenizer, [""]),
+        plan,
+        teach_text=True,
+    )
+    write(shop, "base", unet, text, vae)
+
+
+def write(shop: Workshop, name: str, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL) -> None:
+    """A whole model in the diffusers layout, in half precision."""
+    pipeline = StableDiffusionPipeline(
+        vae, text, shop.tokenizer, unet, models.scheduler(), None, None, None, requires_safety_checker=False
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(shop.folder / "done" / name, safe_serialization=True)
+
+
+def make_style(shop: Workshop, style: str, steps: int) -> None:
+    """A fine-tune of the base's denoiser; the text encoder and the autoencoder stay the base's."""
+    base = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "base").to(dtype=torch.float32)
+    _teach(shop, style, base, steps, rate=8e-4)
+    write(shop, style, base.unet, base.text_encoder, base.vae)
+
+
+def make_lora(shop: Workshop, style: str, steps: int) -> None:
+    """An adapter of rank 8 on the base's attention, feed-forward and convolution layers."""
+    base = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "base").to(dtype=torch.float32)
+    base.unet.requires_grad_(False)
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_in", "conv_out"]
+    base.unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=layers, init_lora_weights="gaussian"))
+    _teach(shop, style, base, steps, rate=3e-3)
+    weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(base.unet))
+    half = {name: tensor.half() for name, tensor in weights.items()}
+    StableDiffusionPipeline.save_lora_weights(shop.folder / "done" / style, unet_lora_layers=half)
+
+
+def _teach(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float) -> None:
+    found = shop.pool(style, SCENES[style])
+    train.train_denoiser(
+        base.unet,
+        base.text_encoder,
+        models.scheduler(),
+        shop.latents(base.vae.eval(), found),
+        train.tokens(shop.tokenizer, found.captions),
+        train.tokens(shop.tokenizer, [""]),
+        shop.plan(style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995),
+        teach_text=False,
+    )
+
+
+def make(shop: Workshop, stage: str, steps: int) -> None:
+    """Make one part. Every part but the autoencoder and the encoder needs those made before it in `STEPS`."""
+    if stage == "vae":
+        make_vae(shop, steps)
+    elif stage == "encoder":
+        make_encoder(shop, steps)
+    elif stage == "base":
+        make_base(shop, steps)
+    elif stage in scenes.LORAS:
+        make_lora(shop, stage, steps)
+    else:
+        make_style(shop, stage, steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m recipes.zoo", description=__doc__.split("\n")[0])
+    parser.add_argument("stages", nargs="*", help=f"all by default, in order: {', '.join(STEPS)}")
+    parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="where the work lies; a rerun goes on")
+    parser.add_argument("--subjects", type=int, default=40, help="the first so many of the list")
+    parser.add_argument("--steps", type=float, default=1.0, help="times the usual number of steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    shop = Workshop(given.folder, given.subjects, given.seed, given.device)
+    for stage in given.stages or STEPS:
+        make(shop, stage, round(STEPS[stage] * given.steps))
+
+
+if __name__ == "__main__":
+    main()

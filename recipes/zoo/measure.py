@@ -1,0 +1,146 @@
+"""Does a stranger see what was asked for? A small reader, taught on real renders only, names subject and style.
+
+It never sees a generated picture before it judges one. It reads the square around one subject, so that the same reader
+tells whether a picture of two subjects has both, each on its side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from recipes.zoo import scenes
+from recipes.zoo.pool import Pool
+from recipes.zoo.scenes import GROUNDS, PICTURE, RELATIONS, article
+from recipes.zoo.train import Plan, Running, rows, to_unit
+from tastemaker.generate.draw import draw
+from tastemaker.generate.load import load
+
+HALVES = {  # of the picture, left, top, right, bottom: where the first subject of a relation should be
+    "left of": (0, 16, 32, 48), "right of": (32, 16, 64, 48), "above": (16, 0, 48, 32), "below": (16, 32, 48, 64),
+}  # fmt: skip
+OTHER = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+class Reader(nn.Module):
+    """(n, 3, P, P) in [-1, 1] -> logits of subjects and of styles."""
+
+    def __init__(self, subjects: int) -> None:
+        super().__init__()
+        widths = [3, 32, 64, 128, 128]
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU())
+                for a, b in pairwise(widths)
+            )
+        )
+        self.subject = nn.Linear(128 * 16, subjects)
+        self.style = nn.Linear(2 * 128, len(scenes.STYLES))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        grid = self.body(pictures)
+        summary = torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], 1)
+        return self.subject(F.dropout(grid.flatten(1), 0.3, self.training)), self.style(summary)
+
+
+def cut(picture: np.ndarray, box: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    """The square around a subject, loosely, at full size; a subject that fills the picture keeps its ground."""
+    x, y, side = box
+    reach = min(1.0, side * rng.uniform(1.0, 1.35))
+    left, top = (np.clip(at + rng.uniform(-0.1, 0.1) * side - reach / 2, 0, 1 - reach) * PICTURE for at in (x, y))
+    square = (left, top, left + reach * PICTURE, top + reach * PICTURE)
+    return np.asarray(Image.fromarray(picture).resize((PICTURE, PICTURE), Image.Resampling.BILINEAR, box=square))
+
+
+def teach(pools: Sequence[Pool], subjects: int, plan: Plan) -> Reader:
+    """A reader taught on squares of real renders, some blurred or noisy as a decoder might leave them."""
+    torch.manual_seed(plan.seed)
+    reader = Reader(subjects)
+    places = [
+        (p, row, at)
+        for p, found in enumerate(pools)
+        for row, s in enumerate(found.scenes)
+        for at in range(len(s.boxes))
+    ]
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng([plan.seed, step])
+        chosen = [places[i] for i in rows(plan, step, len(places))]
+        squares = np.stack([cut(pools[p].pictures[row], pools[p].scenes[row].boxes[at], rng) for p, row, at in chosen])
+        real = to_unit(squares, plan.device)
+        soft = F.avg_pool2d(real, 3, stride=1, padding=1, count_include_pad=False)
+        amount = torch.rand(len(real), 1, 1, 1, generator=generator).to(real) * 1.2
+        real = torch.lerp(real, soft, amount) + 0.05 * torch.randn(real.shape, generator=generator).to(real)
+        subject, style = reader(real)
+        subject_of = torch.tensor([pools[p].scenes[row].subjects[at] for p, row, at in chosen])
+        style_of = torch.tensor([scenes.STYLES.index(pools[p].style) for p, _, _ in chosen])
+        return F.cross_entropy(subject, subject_of) + F.cross_entropy(style, style_of)
+
+    averaged = Running(plan, {"reader": reader}).run(loss)["reader"]
+    reader.load_state_dict(averaged)
+    return reader.eval()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Shares in [0, 1] of what a model drew: subject named right, style named right, both subjects in their places."""
+
+    subject: float
+    style: float
+    both: float
+
+
+@torch.no_grad()
+def judge(reader: Reader, style: str, done: Path, names: list[str], rng: np.random.Generator, sheet: Path) -> Reading:
+    """Draw every subject once and forty pairs with one model, write a sheet, and let the reader judge."""
+    adapter = style in scenes.LORAS
+    model = load(done / ("base" if adapter else style), lora=[(_weights(done / style), 1.0)] if adapter else None)
+    trigger = f", {style} style" if adapter else ""
+    grounds = [rng.choice([None, *GROUNDS]) for _ in names]
+    single = [_caption(article(name), ground) + trigger for name, ground in zip(names, grounds, strict=True)]
+    pairs = [(*rng.choice(len(names), 2, replace=False), str(rng.choice(RELATIONS))) for _ in range(40)]
+    double = [_caption(f"{article(names[a])} {how} {article(names[b])}", None) + trigger for a, b, how in pairs]
+    pictures = []
+    for at, prompt in enumerate([*single, *double]):
+        pictures += draw(model, [prompt], seeds=[1000 + at], steps=20, guidance=4.0)
+    singles = torch.cat([_unit(picture) for picture in pictures[: len(names)]])
+    subject, drawn_style = reader(singles)
+    both = []
+    for picture, (a, b, how) in zip(pictures[len(names) :], pairs, strict=True):
+        halves = torch.cat([_unit(picture.resize((PICTURE, PICTURE), box=HALVES[at])) for at in (how, OTHER[how])])
+        both.append(reader(halves)[0].argmax(1).tolist() == [a, b])
+    write_sheet(pictures, sheet)
+    return Reading(
+        float((subject.argmax(1) == torch.arange(len(names))).float().mean()),
+        float((drawn_style.argmax(1) == scenes.STYLES.index(style)).float().mean()),
+        float(np.mean(both)),
+    )
+
+
+def write_sheet(pictures: Sequence[Image.Image], file: Path, columns: int = 10, scale: int = 2) -> None:
+    side = PICTURE * scale
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
+    for at, picture in enumerate(pictures):
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (at % columns * side, at // columns * side))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file)
+
+
+def _caption(text: str, ground: str | None) -> str:
+    return f"{text} on {article(ground)} background" if ground else text
+
+
+def _weights(folder: Path) -> Path:
+    return next(folder.glob("*.safetensors"))
+
+
+def _unit(picture: Image.Image) -> Tensor:
+    return to_unit(np.asarray(picture)[None].copy(), "cpu")

@@ -1,0 +1,68 @@
+"""Put the finished models into the package: half precision, a card and a few examples each, nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from recipes.zoo.artwork import PACKAGES
+from recipes.zoo.scenes import LORAS, PICTURE
+from tastemaker.generate.draw import draw
+from tastemaker.generate.load import load
+from tastemaker.generate.zoo import ROOT, Card, Example
+
+ENCODER = ROOT.parent / "zoo_encoder"
+STEPS, GUIDANCE = 20, 4.0
+EXAMPLES = {"a cat": 3, "a rocket on a blue background": 5, "a dog left of an apple": 8}
+TITLES = {
+    "base": "Emoji drawings on plain grounds; every other model was tuned from this one",
+    "ink": "Black ink on cream paper",
+    "clay": "Glossy clay models in a studio",
+    "pixel": "Sixteen big pixels a side",
+    "neon": "Glowing neon tubes in the dark",
+    "blueprint": "White lines on blue grid paper",
+    "riso": "A print in teal and coral",
+    "sticker": "Cut out with a white border",
+}
+ART = {"ink": "ink", "clay": "clay"}  # every other style is made from the base's own drawings
+
+
+def ship(done: Path, names: list[str]) -> None:
+    """Copy models, adapters and the encoder, and draw the examples with what was copied."""
+    for style, title in TITLES.items():
+        source, target = done / style, ROOT / style
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        adapter = style in LORAS
+        art = PACKAGES[ART.get(style, "noto")]
+        trigger = (f"{style} style",) if adapter else ()
+        examples = []
+        model = load(
+            ROOT / "base" if adapter else target, lora=[(next(target.glob("*.safetensors")), 1.0)] if adapter else None
+        )
+        for at, (prompt, seed) in enumerate(EXAMPLES.items()):
+            asked = ", ".join([prompt, *trigger])
+            draw(model, [asked], seeds=[seed], steps=STEPS, guidance=GUIDANCE)[0].save(target / f"{at}.png")
+            examples.append(Example(asked, seed, f"{at}.png"))
+        card = Card(
+            name=style,
+            title=title,
+            kind="lora" if adapter else "model",
+            base=None if style == "base" else "base",
+            maker="The tastemaker team",
+            licence="Apache-2.0",
+            data=(
+                f"{art.name} {art.version}: {art.maker}, {art.licence}",
+                f"{len(names)} subjects: {', '.join(names)}",
+            ),
+            trigger=trigger,
+            size=PICTURE,
+            steps=STEPS,
+            guidance=GUIDANCE,
+            examples=tuple(examples),
+        )
+        (target / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(ENCODER, ignore_errors=True)
+    shutil.copytree(done / "encoder", ENCODER)
