@@ -1,7 +1,7 @@
 """MovieLens latest-small with time stamps: how well is the next rated film predicted?
 
 There is no oracle, so a model of exposure is judged by what it says of events it has not seen: each person's last
-fifth, step by step, with everything the person rated before known. Films with at least `COMMON` ratings, at least one
+fifth, step by step, with everything the person rated before known. Films with at least five ratings, at least one
 of them in train. Every model's probabilities are renormalised over the films that the person has not yet rated, the
 same candidates for all, plus 1e-6 shared out evenly, so that no model loses by a single zero.
 
@@ -10,7 +10,7 @@ same candidates for all, plus 1e-6 shared out evenly, so that no model loses by 
 - mean rank: of the film that came, from 1; ties count half.
 - recall@k: share of events whose film is among the k most probable.
 
-What a film's age and popularity know is hard to beat here: people rate many films in one sitting, from a list.
+People rate many films in one sitting, from a list, so a film's age and popularity alone say much about the next one.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ _EVENTS = 200  # events whose distributions are held at once
 
 def run(*, data: Path | None, quick: bool, seed: int, seeds: int | None, say: Say) -> tuple[dict[str, float], str]:
     """Figures by name, and the page. `seeds` is not read: the split is by time, and intervals are over people."""
-    heading = "## Predicting the next rated film: MovieLens latest-small"
     if data is None or not (data / PLACE).exists():
         say(f"no {PLACE} in --data: left out")
-        return {}, f"{heading}\n\nLeft out: no {PLACE} in the folder given by --data."
+        return {}, f"Left out: no {PLACE} in the folder given by --data."
     log, test = split(read(data / PLACE, people=60 if quick else None))
     train = log.select(~test)
     found: dict[str, pl.DataFrame] = {}
@@ -64,8 +63,6 @@ def run(*, data: Path | None, quick: bool, seed: int, seeds: int | None, say: Sa
     against = paired(found["exposure"], found[best], ["log_likelihood"], rng=seed).row(0, named=True)
     figures |= {f"exposure.over_best.{key}": float(against[key]) for key in ("difference", "low", "high")}
     lines = [
-        heading,
-        "",
         f"{len(train):,} train and {int(test.sum()):,} later events of {len(log.users)} people on {log.n_items:,} "
         f"films with at least {COMMON} ratings; step by step, everything rated before known; candidates are the films "
         "not yet rated.",

@@ -176,10 +176,12 @@ def first_steps(item: Tensor, n_items: int) -> Tensor:
 
 def hide(logits: Tensor, first: Tensor | None, rows: Tensor, chosen: Tensor | None) -> Tensor:
     """Logits (B, T, C) with -inf for items rated before, and for the item of the step itself where it is given."""
+    hidden = torch.zeros((), dtype=torch.bool, device=logits.device)
     if first is not None:
-        steps = torch.arange(logits.shape[1], device=logits.device)
-        logits = logits.masked_fill(first[:, rows][:, None] < steps[:, None], -math.inf)
-    return logits if chosen is None else logits.masked_fill(chosen[..., None] == rows, -math.inf)
+        hidden = first[:, rows][:, None] < torch.arange(logits.shape[1], device=logits.device)[:, None]
+    if chosen is not None:
+        hidden = hidden | (chosen[..., None] == rows)
+    return logits.masked_fill(hidden, -math.inf)
 
 
 def positions(steps: int, dim: int) -> Tensor:
