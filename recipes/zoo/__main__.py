@@ -20,7 +20,7 @@ from recipes.zoo.pool import Pool, pool
 from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
-STEPS = {"vae": 6000, "encoder": 2500, "base": 12000} | dict.fromkeys(scenes.STYLES[1:], 1500)
+STEPS = {"vae": 3300, "encoder": 1000, "base": 7000} | dict.fromkeys(scenes.STYLES[1:], 700)
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
 

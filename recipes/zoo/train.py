@@ -170,7 +170,7 @@ def encode(model: AutoencoderKL, pictures: np.ndarray, device: str, batch: int =
     """Posterior means (n, 4, P/4, P/4) in float32, not yet scaled."""
     with torch.no_grad():
         parts = np.array_split(pictures, max(1, len(pictures) // batch))
-        return torch.cat([model.encode(to_unit(part, device)).latent_dist.mean.cpu() for part in parts])
+        return torch.cat([model.encode(to_unit(part, device)).latent_dist.mean.cpu() for part in parts]).contiguous()
 
 
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

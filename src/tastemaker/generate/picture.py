@@ -20,13 +20,13 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
-import tastemaker
 from tastemaker.errors import DataError, MissingExtra
 from tastemaker.generate import record
 
@@ -88,7 +88,7 @@ class Recipe:
     picture: Part | None = None
     content: Part | None = None
     cocktail: Mapping[str, Setting] = field(default_factory=dict)
-    version: str = tastemaker.__version__
+    version: str = metadata.version("tastemaker")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cocktail", MappingProxyType(dict(self.cocktail)))
