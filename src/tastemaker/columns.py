@@ -15,6 +15,7 @@ TIME = "time"  # microseconds since 1970-01-01 UTC, or any other clock that coun
 RANDOM = "random"  # True where the item was shown at random, not because someone chose it
 POPULARITY = "popularity"  # outside popularity of the item's maker at the time of the event (Piki: 0..100)
 SUPERLIKE = "superlike"  # True where a like was the stronger kind
+SIMULATED = "simulated"  # True where nobody real said it: the row of a fake user, from an attack drill
 POSITION = "position"  # 0-based place at which an item was shown
 POLICY = "policy"  # name of the rule that chose to show it
 PROBABILITY = "probability"  # probability with which that rule showed it
@@ -30,6 +31,7 @@ EVENTS: Mapping[str, type[pl.DataType]] = {
     RANDOM: pl.Boolean,
     POPULARITY: pl.Float32,
     SUPERLIKE: pl.Boolean,
+    SIMULATED: pl.Boolean,
 }
 REQUIRED_EVENTS = (USER, ITEM, VALUE)
 
