@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
@@ -15,8 +17,10 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel
 
-from recipes.zoo import artwork, models, scenes, train
+from bench.output import write_json
+from recipes.zoo import artwork, measure, models, scenes, train
 from recipes.zoo.pool import Pool, pool
+from recipes.zoo.ship import ship
 from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
@@ -51,7 +55,7 @@ class Workshop:
 def make_vae(shop: Workshop, steps: int) -> None:
     vae = models.vae()
     pictures = [shop.pool(style, 2000).pictures for style in scenes.STYLES]
-    everything = scenes.np.concatenate(pictures)
+    everything = np.concatenate(pictures)
     train.train_vae(vae, everything, shop.plan("vae", steps=steps, batch=24, rate=2e-3))
     latents = train.encode(vae.eval(), everything[::8], shop.device)
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
@@ -70,7 +74,7 @@ def make_encoder(shop: Workshop, steps: int) -> None:
         for found in pools
         for i, caption in enumerate(found.captions)
     ]
-    pictures = scenes.np.concatenate([found.pictures for found in pools])
+    pictures = np.concatenate([found.pictures for found in pools])
     plan = shop.plan("encoder", steps=steps, batch=64, rate=1e-3)
     train.train_encoder(joint, pictures, train.tokens(shop.tokenizer, captions), plan)
     folder = shop.folder / "done" / "encoder"
@@ -162,18 +166,40 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
         make_style(shop, stage, steps)
 
 
+def measure_all(shop: Workshop) -> dict[str, float]:
+    """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both."""
+    pools = [shop.pool(style, 2000) for style in scenes.STYLES]
+    reader = measure.teach(pools, len(shop.names), shop.plan("reader", steps=1500, batch=64, rate=2e-3))
+    figures = {}
+    for style in scenes.STYLES:
+        rng = np.random.default_rng(shop.seed)
+        sheet = shop.folder / "sheets" / f"{style}.png"
+        seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
+        print(f"{style}: subject {seen.subject:.0%}, style {seen.style:.0%}, both of two {seen.both:.0%}; {sheet}")
+        figures |= {f"{style}.{name}": value for name, value in asdict(seen).items()}
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.zoo", description=__doc__.split("\n")[0])
-    parser.add_argument("stages", nargs="*", help=f"all by default, in order: {', '.join(STEPS)}")
+    parser.add_argument("stages", nargs="*", help=f"all by default: {', '.join([*STEPS, 'measure', 'ship'])}")
     parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="where the work lies; a rerun goes on")
     parser.add_argument("--subjects", type=int, default=40, help="the first so many of the list")
     parser.add_argument("--steps", type=float, default=1.0, help="times the usual number of steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write what is measured here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     shop = Workshop(given.folder, given.subjects, given.seed, given.device)
-    for stage in given.stages or STEPS:
-        make(shop, stage, round(STEPS[stage] * given.steps))
+    for stage in given.stages or [*STEPS, "measure", "ship"]:
+        if stage == "measure":
+            figures = measure_all(shop)
+            if given.json:
+                write_json(given.json, module="recipes.zoo", seed=given.seed, figures=figures)
+        elif stage == "ship":
+            ship(shop.folder / "done", shop.names)
+        else:
+            make(shop, stage, round(STEPS[stage] * given.steps))
 
 
 if __name__ == "__main__":

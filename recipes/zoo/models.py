@@ -88,6 +88,7 @@ def scheduler() -> DDIMScheduler:
         beta_end=0.012,
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

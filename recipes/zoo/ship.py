@@ -15,7 +15,11 @@ from tastemaker.generate.zoo import ROOT, Card, Example
 
 ENCODER = ROOT.parent / "zoo_encoder"
 STEPS, GUIDANCE = 20, 4.0
-EXAMPLES = {"a cat": 3, "a rocket on a blue background": 5, "a dog left of an apple": 8}
+EXAMPLES = (  # the same for every model: `tastemaker mix` learns from them what a style looks like
+    "a cat", "a rocket on a blue background", "a dog left of an apple", "a panda on a red background",
+    "three hearts", "a pizza on a green background", "a house", "a mushroom on a yellow background",
+    "a fox above a balloon", "a crown on a purple background", "a penguin", "a sunflower on a black background",
+)  # fmt: skip
 TITLES = {
     "base": "Emoji drawings on plain grounds; every other model was tuned from this one",
     "ink": "Black ink on cream paper",
@@ -42,10 +46,10 @@ def ship(done: Path, names: list[str]) -> None:
         model = load(
             ROOT / "base" if adapter else target, lora=[(next(target.glob("*.safetensors")), 1.0)] if adapter else None
         )
-        for at, (prompt, seed) in enumerate(EXAMPLES.items()):
+        for at, prompt in enumerate(EXAMPLES):
             asked = ", ".join([prompt, *trigger])
-            draw(model, [asked], seeds=[seed], steps=STEPS, guidance=GUIDANCE)[0].save(target / f"{at}.png")
-            examples.append(Example(asked, seed, f"{at}.png"))
+            draw(model, [asked], seeds=[at], steps=STEPS, guidance=GUIDANCE)[0].save(target / f"{at:02d}.png")
+            examples.append(Example(asked, at, f"{at:02d}.png"))
         card = Card(
             name=style,
             title=title,
