@@ -1,0 +1,140 @@
+"""The recipe that trains the embedded models, without its artwork: made-up drawings stand in for the packages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recipes.zoo import artwork, measure, models, scenes, train
+from tastemaker.generate.inject import layer_map
+
+NAMES = list(artwork.SUBJECTS)
+
+
+def drawings(subjects: int = 6) -> dict[str, np.ndarray]:
+    """Discs of as many colours, in every set."""
+    y, x = np.mgrid[: artwork.SIDE, : artwork.SIDE] - artwork.SIDE / 2
+    inside = (x**2 + y**2 < (artwork.SIDE / 2) ** 2).astype(np.uint8) * 255
+    colours = np.random.default_rng(1).integers(256, size=(subjects, 3))
+    art = np.zeros((subjects, artwork.SIDE, artwork.SIDE, 4), np.uint8)
+    art[..., :3], art[..., 3] = colours[:, None, None], inside
+    return dict.fromkeys(artwork.PACKAGES, art)
+
+
+def test_every_word_of_the_captions_is_one_token(tmp_path: Path) -> None:
+    tokenizer = models.tokenizer(NAMES)
+    for word in [*NAMES, *map(scenes.plural, NAMES), *scenes.WORDS]:
+        assert len(tokenizer.tokenize(word)) == 1, word
+    assert tokenizer.eos_token_id != 2  # transformers would then look for the largest id
+    tokenizer.save_pretrained(tmp_path)
+    text = "two zebras left of an apple, riso style"
+    assert type(tokenizer).from_pretrained(tmp_path)(text).input_ids == tokenizer(text).input_ids
+
+
+def test_the_longest_caption_fits() -> None:
+    tokenizer, rng = models.tokenizer(NAMES), np.random.default_rng(0)
+    longest = max(len(tokenizer(f"{scenes.sample(NAMES, rng).caption}, sticker style").input_ids) for _ in range(500))
+    assert longest <= models.TOKENS
+
+
+def test_the_published_injection_map_applies() -> None:
+    attention, convolution = layer_map(models.unet())
+    assert len(attention) == 8
+    assert list(convolution) == ["up_blocks.1.resnets.1"]
+
+
+def test_text_encoder_starts_as_the_joint_encoders_tower() -> None:
+    torch.manual_seed(0)
+    tokenizer = models.tokenizer(NAMES[:5])
+    joint = models.encoder(tokenizer).eval()
+    ids = train.tokens(tokenizer, ["a dog", "two cats on a red background"])
+    with torch.no_grad():
+        alone = models.text_encoder(joint).eval()(ids).last_hidden_state
+        torch.testing.assert_close(alone, joint.text_model(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("style", scenes.STYLES)
+def test_scenes_are_drawn_alike_from_one_seed(style: str) -> None:
+    art, names = drawings(), NAMES[:6]
+    first, again = (
+        [scenes.render(scenes.sample(names, rng), style, art, rng) for _ in range(5)]
+        for rng in (np.random.default_rng(4), np.random.default_rng(4))
+    )
+    assert all(picture.shape == (scenes.PICTURE, scenes.PICTURE, 3) for picture in first)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_relations_put_the_first_subject_where_they_say() -> None:
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(400):
+        scene = scenes.sample(NAMES, rng)
+        for relation in scenes.RELATIONS:
+            if f" {relation} " in scene.caption:
+                seen.add(relation)
+                (x0, y0, _), (x1, y1, _) = scene.boxes
+                left, top, right, bottom = (edge / scenes.PICTURE for edge in measure.HALVES[relation])
+                along = (x0 - x1) if relation in ("left of", "right of") else (y0 - y1)
+                assert (along < 0) == (relation in ("left of", "above"))
+                assert left <= x0 <= right or relation in ("above", "below")
+                assert top <= y0 <= bottom or relation in ("left of", "right of")
+    assert seen == set(scenes.RELATIONS)
+
+
+def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    def part() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    def loss_of(model: nn.Module, stop: int | None) -> object:
+        def loss(step: int, generator: torch.Generator) -> Tensor:
+            if step == stop:
+                raise KeyboardInterrupt
+            return model(torch.randn(4, 3, generator=generator)).square().mean()
+
+        return loss
+
+    plan = train.Plan(tmp_path / "whole", steps=12, batch=4, rate=1e-2, warm=3, save_seconds=0)
+    model = part()
+    whole = train.Running(plan, {"part": model}).run(loss_of(model, None))
+    broken = replace(plan, folder=tmp_path / "broken")
+    model = part()
+    with pytest.raises(KeyboardInterrupt):
+        train.Running(broken, {"part": model}).run(loss_of(model, 7))
+    model = part()
+    running = train.Running(broken, {"part": model})
+    assert running.step == 7
+    resumed = running.run(loss_of(model, None))
+    for name, value in whole["part"].items():
+        assert torch.equal(value, resumed["part"][name])
+
+
+def test_a_small_autoencoder_and_denoiser_learn(tmp_path: Path) -> None:
+    """The whole chain at toy length: losses fall, and what comes out draws."""
+    names, art, rng = NAMES[:3], drawings(3), np.random.default_rng(0)
+    drawn = [scenes.sample(names, rng) for _ in range(24)]
+    pictures = np.stack([scenes.render(scene, "base", art, rng) for scene in drawn])
+    torch.manual_seed(0)
+    vae, unet, tokenizer = models.vae(), models.unet(), models.tokenizer(names)
+    before = _error(vae, pictures)
+    train.train_vae(vae, pictures, train.Plan(tmp_path / "vae", steps=20, batch=8, rate=3e-3, warm=2, average=0.5))
+    assert _error(vae, pictures) < before
+    text = models.text_encoder(models.encoder(tokenizer))
+    captions = train.tokens(tokenizer, [scene.caption for scene in drawn])
+    plan = train.Plan(tmp_path / "base", steps=2, batch=4, rate=1e-3)
+    start = {name: value.clone() for name, value in unet.state_dict().items()}
+    latents = train.encode(vae, pictures, "cpu")
+    empty = train.tokens(tokenizer, [""])
+    train.train_denoiser(unet, text, models.scheduler(), latents, captions, empty, plan, teach_text=True)
+    assert any(not torch.equal(value, start[name]) for name, value in unet.state_dict().items())
+
+
+def _error(vae: nn.Module, pictures: np.ndarray) -> float:
+    real = train.to_unit(pictures, "cpu")
+    with torch.no_grad():
+        return float((vae.decode(vae.encode(real).latent_dist.mean).sample - real).abs().mean())
