@@ -1,0 +1,111 @@
+"""What the attacker wants: targets at the top of real users' lists (Tang, Wen, Wang 2020, section 3).
+
+    L_adv = sum over real users of  - mean over targets t of  log softmax(scores of the user over all items)_t
+
+Clicked items stay in the softmax, fake users never enter. The scores of all three surrogates end as inner products,
+users (n_real, d) and items (n_items, d), so one pass over blocks of users gives the loss, its derivatives and the hit
+rate, and no users x items matrix is kept.
+
+A real user is *hit* if at least one target is among the k best of the items they have not clicked. Who clicked a target
+cannot be hit by it, but still counts in the denominator. An item that scores the same as a target stands before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tastemaker.attack.clicks import Clicks
+from tastemaker.errors import InvalidArgument, UnknownName
+
+Array = NDArray[Any]
+Mode = Literal["exact", "truncated", "partial", "last_solve", "implicit"]
+BLOCK_CELLS = 1 << 22  # scores held at once: 16 MB of float32
+
+
+class Surrogate(Protocol):
+    """The model the attacker trains in place of the victim; a frozen dataclass of settings."""
+
+    modes: ClassVar[tuple[Mode, ...]]
+
+    @property
+    def weight(self) -> float: ...
+
+    def solve(
+        self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator
+    ) -> tuple[Judged, Array | None]:
+        """Train on `clicks`; how the result is judged, and d L_adv / d fakes (n_fakes, n_items), None without a mode.
+
+        Arithmetic is done in the dtype of `clicks.fakes`.
+        """
+
+
+@dataclass(frozen=True)
+class Judged:
+    """loss: L_adv; hit (n_real,): who is hit; users (n_real, d) and items (n_items, d): its derivatives."""
+
+    loss: float
+    hit: NDArray[np.bool_]
+    users: Array
+    items: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Adversary:
+    """Targets (item rows) and the real users' clicks; k: length of a list that counts."""
+
+    targets: NDArray[np.int32]
+    clicks: Clicks
+    k: int = 50
+
+    def judge(self, users: Array, items: Array) -> Judged:
+        """users (n_real, d), items (n_items, d): the surrogate's factors of real users and of items."""
+        into_users, into_items = np.empty_like(users), np.zeros_like(items)
+        hit, loss = np.zeros(len(users), bool), 0.0
+        step = max(1, BLOCK_CELLS // len(items))
+        for first in range(0, len(users), step):
+            p = users[first : first + step]
+            scores = p @ items.T
+            goal = scores[:, self.targets]
+            hit[first : first + step] = self._hits(scores, goal, first)
+            top = scores.max(axis=1, keepdims=True)
+            np.exp(np.subtract(scores, top, out=scores), out=scores)
+            total = scores.sum(axis=1, keepdims=True)
+            loss += float((top + np.log(total) - goal.mean(axis=1, keepdims=True)).sum(dtype=np.float64))
+            # d loss / d scores = softmax - 1 / |targets| at targets: two thin products instead of one dense matrix.
+            into_users[first : first + step] = scores @ items / total - items[self.targets].mean(axis=0)
+            into_items += scores.T @ (p / total)
+        into_items[self.targets] -= users.sum(axis=0) / len(self.targets)
+        return Judged(loss, hit, into_users, into_items)
+
+    def _hits(self, scores: Array, goal: Array, first: int) -> NDArray[np.bool_]:
+        ends = self.clicks.indptr[first : first + len(scores) + 1]
+        user = np.repeat(np.arange(len(scores)), np.diff(ends))
+        item = self.clicks.items[ends[0] : ends[-1]]
+        unclicked = goal.copy()
+        for place, target in enumerate(self.targets):
+            unclicked[user[item == target], place] = -np.inf
+        best = unclicked.max(axis=1)
+        others = ~np.isin(item, self.targets)
+        ahead = others & (scores[user, item] >= best[user])
+        before = (scores >= best[:, None]).sum(axis=1) - (goal >= best[:, None]).sum(axis=1)
+        before -= np.bincount(user[ahead], minlength=len(scores))
+        hit: NDArray[np.bool_] = (before < self.k) & (best > -np.inf)
+        return hit
+
+
+def known(surrogate: Surrogate, mode: Mode | None) -> None:
+    """Raise UnknownName unless the surrogate has this gradient."""
+    if mode is not None and mode not in surrogate.modes:
+        raise UnknownName(f"gradient of {type(surrogate).__name__}", mode, surrogate.modes)
+
+
+def positive(surrogate: object, *names: str) -> None:
+    """Raise InvalidArgument where a setting is not above 0; None is allowed where the setting may be None."""
+    for name in names:
+        value = getattr(surrogate, name)
+        if value is not None and not value > 0:
+            raise InvalidArgument(f"{type(surrogate).__name__}({name}={value:g}); expected a number above 0")
