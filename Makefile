@@ -11,8 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: $(VENV)/.ready-demo  ## the main job: on a planted world, or on real ratings with DATA=path
 	$(BIN)/tastemaker report $(if $(DATA),"$(DATA)") --seed $(SEED) --out report.html
 
+# One torch thread a worker: two workers of two threads on two cores took twice as long.
 test: $(VENV)/.ready-all  ## the whole test suite, README and docs snippets included
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.ready-all  ## lint, formatting, types, the import contract
 	$(BIN)/ruff check .
