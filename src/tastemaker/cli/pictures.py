@@ -123,6 +123,8 @@ def zoo(*, sheet: Path | None = None, json: Json = False) -> None:
     from tastemaker.generate.picture import read_picture, write_picture
 
     cards = models.zoo()
+    if not cards:
+        err.print("no embedded models in this version; give --models a folder in diffusers layout instead")
     if sheet is not None:
         examples = [
             sheets.Cell(read_picture(card.folder / one.file), (card.source, f"{card.title}: {one.prompt}"))
