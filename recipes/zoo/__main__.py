@@ -31,8 +31,8 @@ SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 class Workshop:
     """Where the parts lie while they are made: one folder, every finished part in the layout it will ship in."""
 
-    def __init__(self, folder: Path, subjects: int, seed: int, device: str) -> None:
-        self.folder, self.seed, self.device = folder, seed, device
+    def __init__(self, folder: Path, subjects: int, seed: int, device: str, hands: int = 1) -> None:
+        self.folder, self.seed, self.device, self.hands = folder, seed, device, hands
         self.names = list(artwork.SUBJECTS)[:subjects]
         self.tokenizer = models.tokenizer(self.names)
         self.art = cache(lambda: artwork.drawings(folder / "npm", self.names))
@@ -42,6 +42,11 @@ class Workshop:
 
     def plan(self, name: str, **settings: float) -> Plan:
         return Plan(self.folder / name, seed=self.seed, device=self.device, **settings)  # type: ignore[arg-type]
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """How the denoisers' batches are cut on this machine."""
+        return {"parts": 4, "hands": self.hands} if self.hands > 1 else {}
 
     def latents(self, vae: AutoencoderKL, found: Pool) -> Tensor:
         """Scaled latents of a pool, kept on disk."""
@@ -97,7 +102,7 @@ def make_base(shop: Workshop, steps: int) -> None:
     unet = models.unet()
     found = shop.pool("base", SCENES["base"])
     ids = train.tokens(shop.tokenizer, found.captions)
-    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3)
+    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3, cool=0.6, **shop.shared)
     train.train_denoiser(
         unet,
         text,
@@ -127,11 +132,11 @@ def make_style(shop: Workshop, style: str, steps: int) -> None:
 
 
 def make_lora(shop: Workshop, style: str, steps: int) -> None:
-    """An adapter of rank 8 on the base's attention, feed-forward and convolution layers."""
+    """An adapter of rank 4 on the base's attention, feed-forward and convolution layers."""
     base = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "base").to(dtype=torch.float32)
     base.unet.requires_grad_(False)
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_in", "conv_out"]
-    base.unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=layers, init_lora_weights="gaussian"))
+    base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=layers, init_lora_weights="gaussian"))
     _teach(shop, style, base, steps, rate=3e-3)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(base.unet))
     half = {name: tensor.half() for name, tensor in weights.items()}
@@ -147,7 +152,7 @@ def _teach(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int
         shop.latents(base.vae.eval(), found),
         train.tokens(shop.tokenizer, found.captions),
         train.tokens(shop.tokenizer, [""]),
-        shop.plan(style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995),
+        shop.plan(style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, **shop.shared),
         teach_text=False,
     )
 
@@ -187,10 +192,11 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=40, help="the first so many of the list")
     parser.add_argument("--steps", type=float, default=1.0, help="times the usual number of steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hands", type=int, default=1, help="processes that share a denoiser's batch (CPU)")
     parser.add_argument("--json", type=Path, help="write what is measured here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    shop = Workshop(given.folder, given.subjects, given.seed, given.device)
+    shop = Workshop(given.folder, given.subjects, given.seed, given.device, given.hands)
     for stage in given.stages or [*STEPS, "measure", "ship"]:
         if stage == "measure":
             figures = measure_all(shop)

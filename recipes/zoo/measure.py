@@ -71,7 +71,7 @@ def teach(pools: Sequence[Pool], subjects: int, plan: Plan) -> Reader:
         for at in range(len(s.boxes))
     ]
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, step])
         chosen = [places[i] for i in rows(plan, step, len(places))]
         squares = np.stack([cut(pools[p].pictures[row], pools[p].scenes[row].boxes[at], rng) for p, row, at in chosen])

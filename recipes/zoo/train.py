@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from recipes.zoo.hands import Hands
+
 DROP_CAPTION = 0.1  # for classifier-free guidance
 
 
@@ -27,6 +29,7 @@ class Plan:
     """One run: how long, how fast, where its state lives.
 
     The learning rate warms up for `warm` steps, stays, and falls to 2 % of itself over the last `cool` of all steps.
+    A batch may be cut into `parts`, which `hands` processes work off: that changes rounding only.
     """
 
     folder: Path
@@ -41,6 +44,8 @@ class Plan:
     low_precision: bool = False
     device: str = "cpu"
     save_seconds: float = 60.0
+    parts: int = 1
+    hands: int = 1
 
     def learning_rate(self, step: int) -> float:
         falling = max(0.0, (step / self.steps - 1 + self.cool) / self.cool)
@@ -65,24 +70,30 @@ class Running:
         self.step = 0
         self._resume()
 
-    def run(self, loss: Callable[[int, torch.Generator], Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Train to the plan's end; `loss(step, generator)` is of one batch. Gives each part's averaged weights."""
+    def run(self, loss: Callable[[int, torch.Generator, int], Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Train to the plan's end; `loss(step, generator, part)` is of a part of a batch. Gives averaged weights."""
+
+        def take(step: int, part: int) -> Tensor:
+            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+            with torch.autocast(plan.device, torch.bfloat16, enabled=plan.low_precision):
+                value = loss(step, generator, part)
+            value.backward()
+            return value.detach()
+
         plan, recent, saved = self.plan, [], time.monotonic()
         began, first = saved, self.step
+        hands = Hands(list(self.weights.values()), plan.parts, plan.hands, take) if plan.parts > 1 else None
         while self.step < plan.steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = plan.learning_rate(self.step)
-            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + self.step)
-            with torch.autocast(plan.device, torch.bfloat16, enabled=plan.low_precision):
-                value = loss(self.step, generator)
-            value.backward()
+            value = hands.gradient(self.step) if hands else take(self.step, 0)
             nn.utils.clip_grad_norm_(list(self.weights.values()), plan.clip)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self.step += 1
             keep = min(plan.average, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.average.values()), [w.detach() for w in self.weights.values()], 1 - keep)
-            recent.append(value.detach())
+            recent.append(value)
             if time.monotonic() - saved > plan.save_seconds or self.step == plan.steps:
                 saved = time.monotonic()
                 speed = (self.step - first) * plan.batch / (saved - began)
@@ -147,7 +158,7 @@ def to_unit(pictures: np.ndarray, device: str) -> Tensor:
 def train_vae(model: AutoencoderKL, pictures: np.ndarray, plan: Plan, crop: int = 32) -> None:
     """Absolute error, error of gradients (edges are what a drawing is made of), a trace of squared error and of KL."""
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, step])
         side = pictures.shape[1]
         tops, lefts = rng.integers(side - crop + 1, size=(2, plan.batch))
@@ -180,7 +191,7 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def train_encoder(model: CLIPModel, pictures: np.ndarray, ids: Tensor, plan: Plan) -> None:
     """The usual contrastive loss; equal captions in a batch count as matches of one another."""
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
         chosen = rows(plan, step, len(pictures))
         text = ids[chosen].to(plan.device)
         out = model(input_ids=text, pixel_values=to_unit(pictures[chosen], plan.device))
@@ -208,7 +219,7 @@ def train_denoiser(
     parts: dict[str, nn.Module] = {"unet": unet} | ({"text": text} if teach_text else {})
     text.to(plan.device)
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
         chosen = torch.from_numpy(rows(plan, step, len(latents)))
         clean = latents[chosen].to(plan.device)
         noise = torch.randn(clean.shape, generator=generator).to(plan.device)
@@ -218,9 +229,15 @@ def train_denoiser(
         ).long()
         signal, spread = (root.sqrt()[times, None, None, None].to(plan.device) for root in (alpha_bar, 1 - alpha_bar))
         dropped = torch.rand(plan.batch, 1, generator=generator) < DROP_CAPTION
-        states = text(torch.where(dropped, empty, ids[chosen]).to(plan.device)).last_hidden_state
-        predicted = unet(signal * clean + spread * noise, times.to(plan.device), states, return_dict=False)[0]
-        return F.mse_loss(predicted.float(), signal * noise - spread * clean)
+        captions = torch.where(dropped, empty, ids[chosen]).to(plan.device)
+        # Parts take every so-many-th row: each sees the whole range of times.
+        noisy, wanted, own_times, own_captions = (
+            rows[part :: plan.parts]
+            for rows in (signal * clean + spread * noise, signal * noise - spread * clean, times, captions)
+        )
+        states = text(own_captions).last_hidden_state
+        predicted = unet(noisy, own_times.to(plan.device), states, return_dict=False)[0]
+        return F.mse_loss(predicted.float(), wanted)
 
     averaged = Running(plan, parts).run(loss)
     unet.load_state_dict(averaged["unet"], strict=False)

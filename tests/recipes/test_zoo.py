@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) 
         return nn.Linear(3, 1)
 
     def loss_of(model: nn.Module, stop: int | None) -> object:
-        def loss(step: int, generator: torch.Generator) -> Tensor:
+        def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
             if step == stop:
                 raise KeyboardInterrupt
             return model(torch.randn(4, 3, generator=generator)).square().mean()
@@ -138,3 +138,20 @@ def _error(vae: nn.Module, pictures: np.ndarray) -> float:
     real = train.to_unit(pictures, "cpu")
     with torch.no_grad():
         return float((vae.decode(vae.encode(real).latent_dist.mean).sample - real).abs().mean())
+
+
+def test_processes_that_share_a_batch_learn_what_one_would(tmp_path: Path) -> None:
+    def learned(folder: str, parts: int, hands: int) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+
+        def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
+            return model(torch.randn(8, 3, generator=generator)[part::parts]).square().mean()
+
+        plan = train.Plan(tmp_path / folder, steps=9, batch=8, rate=1e-2, warm=3, parts=parts, hands=hands)
+        return train.Running(plan, {"part": model}).run(loss)["part"]
+
+    alone, shared, again = learned("alone", 1, 1), learned("shared", 4, 2), learned("again", 4, 2)
+    for name, value in alone.items():
+        assert torch.allclose(value, shared[name], atol=1e-6)
+        assert torch.equal(shared[name], again[name])
