@@ -132,6 +132,24 @@ def test_mix_writes_cocktails_sheet_and_numbers(capsys: pytest.CaptureFixture[st
     assert abs(one - other).max() <= 1
 
 
+def test_alpha_is_searched_for_a_structure(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    asked = ("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK)
+    kept = [output(capsys, *asked, "--alpha", alpha)["mixes"][0]["structure kept"] for alpha in (0, 8)]
+    failed, said = refused(capsys, *asked, "--structure", max(kept) + 0.1)
+    assert (failed, "cannot be bracketed" in said) == (1, True)
+    if kept[0] < kept[1]:  # random weights need not obey; trained ones do
+        row = output(capsys, *asked, "--structure", sum(kept) / 2)["mixes"][0]
+        assert abs(row["structure kept"] - sum(kept) / 2) < (kept[1] - kept[0]) / 4
+        assert 0 < read_recipe(row["file"]).cocktail["alpha"] < 8
+
+
+def test_matrix_shows_every_content_in_every_style(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    made = output(capsys, "matrix", "a cat", "--models", "models/sd1", "models/sd1-style", "--steps", 2)
+    assert made["models"] == ["models/sd1", "models/sd1-style"]
+    assert read_picture(made["sheet"]).width > 3 * 192
+    assert "no such model" in refused(capsys, "matrix", "a cat", "--models", "models/none")[1]
+
+
 def test_gamma_runs_from_one_style_to_the_other(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     asked = ("mix", "photo.png", "--content", "models/sd1", "--prompt", "a cat", "--steps", 2, "--device", "cpu")
     styles = ("--style", "models/sd1", "models/sd1-style")

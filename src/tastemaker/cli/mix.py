@@ -40,6 +40,7 @@ def mix(
     inversion: Literal["ddim", "fixed-point", "bdia", "edict"] | None = None,
     mask: str | None = None,
     gamma: Floats = [],  # noqa: B006
+    structure: float | None = None,
     lora: Models = [],  # noqa: B006
     side: int | None = None,
     trigger: bool = True,
@@ -62,6 +63,9 @@ def mix(
         mix a.png --content zoo/base --style zoo/ink zoo/neon --gamma 0.3 0.7 \
             --prompt "an apple"
 
+        mix a.png --content zoo/base --style zoo/neon --structure 0.7 \
+            --prompt "an apple"
+
     More structure: a larger --alpha, --attention or --resnet. More style:
     smaller ones. There is no seed: the start is the picture, not noise.
 
@@ -82,6 +86,7 @@ def mix(
         inversion: How the picture is read: ddim is the published way, the others come back nearer.
         mask: left, right, top, bottom, or a picture: white keeps the source's structure, black is free.
         gamma: Mix the weights of exactly two styles: share of the second; several give a picture each.
+        structure: Structure to keep, 0 to 1: alpha is searched until each style keeps that much.
         lora: LoRAs on the styles: FILE, FILE:SCALE or zoo/NAME:SCALE.
         side: Short side in pixels; the content model's own when not given.
         trigger: Append the trigger words of styles and LoRAs to the prompt.
@@ -109,6 +114,9 @@ def mix(
         loras=scaled(lora),
         triggers=trigger,
     )
+    if structure is not None:
+        with counting("searching", len(recipes)) as say:
+            recipes = orders.keeping(recipes, structure, machine.loading, say)
     made: list[tuple[Path, Mixed]] = []
     try:
         with counting("reading", len(recipes)) as say:
@@ -124,6 +132,54 @@ def mix(
         return
     print_table(f"{picture}: {prompt}", pl.DataFrame(rows, infer_schema_length=None))
     print_facts({"sheet": str(sheet), "pictures": files})
+
+
+@app.command
+def matrix(
+    prompt: str,
+    *,
+    models: Models,
+    negative: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    to: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("matrix.png"),
+    machine: Machine = MACHINE,
+    json: Json = False,
+) -> None:
+    """Every model's content in every model's style: one sheet of m x m pictures.
+
+    Each model draws the prompt; each drawing is then drawn anew by each
+    model. A row has one content, a column one style; on the diagonal a model
+    redraws its own.
+
+        matrix "a cat" --models zoo/base zoo/ink zoo/neon
+
+    Args:
+        prompt: What to draw.
+        models: Models of one size; zoo/NAME, paths or patterns.
+        negative: What no picture should show.
+        steps: Steps of reading and of drawing.
+        guidance: How strictly drawing follows the prompt.
+        seed: Of each model's own drawing.
+        to: The sheet.
+    """
+    from tastemaker.generate import zoo
+    from tastemaker.generate.picture import write_picture
+    from tastemaker.generate.settings import DEFAULT
+    from tastemaker.generate.sheet import Cell, sheet
+    from tastemaker.generate.variations import transfer_matrix
+
+    names = zoo.find(models)
+    settings = _changed(DEFAULT, {"negative": negative, "steps": steps, "guidance": guidance}, {}, None)
+    loaded = [machine.loading.load(zoo.resolve(name), ()) for name in names]
+    rows = transfer_matrix(loaded, prompt=prompt, seed=seed, settings=settings)
+    cells = [[Cell(picture) for picture in row] for row in rows]
+    labels = [f"content of {name}" for name in names]
+    page = sheet(cells, row_labels=labels, column_labels=[f"style of {name}" for name in names], title=prompt)
+    file = write_picture(page, to)
+    facts = {"sheet": str(file), "models": list(names)}
+    print_json(facts) if json else print_facts(facts)
 
 
 def _changed(settings: Settings, values: dict[str, Any], injection: dict[str, Any], inversion: str | None) -> Settings:

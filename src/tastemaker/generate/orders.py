@@ -38,6 +38,7 @@ from tastemaker.generate.load import wear
 from tastemaker.generate.mix_weights import mix_weights
 from tastemaker.generate.picture import Part, Recipe, Setting, read_picture
 from tastemaker.generate.settings import DEFAULT, Settings
+from tastemaker.generate.variations import auto_alpha
 
 LEARN = 4  # examples a style, at least, that its reader learns from
 
@@ -154,6 +155,40 @@ def mix(
                 ),
             )
         yield Mixed(recipe, made.picture, made.sources[0], _numbers(made, recipe))
+
+
+def keeping(
+    recipes: Sequence[Recipe],
+    structure: float,
+    loading: Loading = AUTO,
+    say: Say = lambda done, total, text: None,
+) -> tuple[Recipe, ...]:
+    """The recipes, each with the alpha at which it keeps that much structure (see the module; 1 is all of it).
+
+    Alpha is searched from 0 to 8 in six halvings: eight drawings a recipe, one inversion for each.
+
+    Raises:
+        InvalidArgument: a structure that no alpha of that range reaches; the message says what the ends reach.
+    """
+    found = []
+    for done, recipe in enumerate(recipes):
+        if recipe.picture is None or recipe.content is None:
+            raise DataError("no recipe of a cocktail: it names no picture and no content model")
+        held = record.read(_Held, json.dumps(dict(recipe.cocktail)), "recipe's cocktail")
+        say(done, len(recipes), f"searching alpha for {style_name(recipe)}")
+        with _style(recipe, loading) as style:
+            alpha, _ = auto_alpha(
+                read_picture(_unchanged(recipe.picture)),
+                content=loading.load(zoo.resolve(recipe.content.name), ()),
+                style=style,
+                prompt=recipe.prompt,
+                inversion_prompt=held.inversion_prompt,
+                target=1 - structure,
+                distance=lambda one, other: 1 - float(edge_structure([one], [other]).values[0]),
+                settings=_settings(recipe, held),
+            )
+        found.append(replace(recipe, cocktail=record.values(replace(held, alpha=alpha))))
+    return tuple(found)
 
 
 def style_name(recipe: Recipe) -> str:

@@ -80,6 +80,7 @@ def auto_alpha(
     prompt: str,
     target: float,
     distance: Callable[[Image.Image, Image.Image], float],
+    inversion_prompt: str | None = None,
     low: float = 0.0,
     high: float = 8.0,
     rounds: int = 6,
@@ -91,6 +92,7 @@ def auto_alpha(
 
     Args:
         distance: of (source, result), falling as alpha grows, such as `evaluate.images` has.
+        inversion_prompt: what the content model is told; the prompt when None.
         rounds: halvings of the interval; it ends earlier within `tolerance` of the target.
 
     Raises:
@@ -104,6 +106,7 @@ def auto_alpha(
             content=source,
             style=target_model,
             prompt=prompt,
+            inversion_prompt=inversion_prompt,
             settings=replace(settings, alpha=alpha),
             round_trip=False,
             cache=cache,
