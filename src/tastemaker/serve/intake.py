@@ -1,0 +1,128 @@
+"""A log from elsewhere into the store, as one transaction: all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from sqlalchemy import Connection, Table, func, insert, select
+
+from tastemaker import columns as c
+from tastemaker.data.feedback import FeedbackLog
+from tastemaker.data.vocabulary import Vocabulary
+from tastemaker.errors import DataError
+from tastemaker.serve import schema as s
+from tastemaker.serve.events import check_text
+
+if TYPE_CHECKING:
+    from tastemaker.serve.store import Store
+
+_ROWS = 20_000  # inserted at once
+
+
+def load(store: Store, log: FeedbackLog) -> tuple[str, ...]:
+    """See `Store.load`."""
+    log.require_signed("a store")
+    notes = []
+    if not all(ids.series.dtype == pl.String for ids in (log.user_ids, log.item_ids) if len(ids)):
+        notes.append("integer ids became text")
+    kept = {*c.EVENTS} - {c.RANDOM, c.POPULARITY}
+    if lost := [name for name in log.events.columns if name not in kept]:
+        notes.append(f"the columns {', '.join(lost)} are not kept")
+    with store.writing() as db:
+        last, now = s.turn(db)
+        key = f"log {_digest(log)}"
+        if db.scalar(select(s.keys.c.seq).where(s.keys.c.key == key)) is not None:
+            return ("this log is in the store already",)
+        fake = _fake(log)
+        users, last = _rows(db, s.users, c.USER, log.user_ids, {"time": now}, {"simulated": fake}, last)
+        items, last = _rows(db, s.generations, c.ITEM, log.item_ids, {"time": now}, {}, last)
+        if fake.any() and (other := _otherwise(db, log.user_ids, fake)):
+            raise DataError(f"user '{other}' is real in one of log and store, and simulated in the other")
+
+        def numbered(table: pl.DataFrame, names: list[str], first: int) -> pl.DataFrame:
+            time = pl.col(c.TIME).fill_null(now) if c.TIME in table.columns else pl.lit(now, pl.Int64).alias(c.TIME)
+            table = table.select(name for name in names if name in table.columns).with_columns(time)
+            if table.height and table[c.TIME].max() > now:  # type: ignore[operator]
+                raise DataError(f"a time after now ({now}); expected microseconds since 1970", column=c.TIME)
+            user, item = users[table[c.USER].to_numpy()], items[table[c.ITEM].to_numpy()]
+            table = table.with_columns(user.alias(c.USER), item.alias(c.ITEM)).sort(c.TIME, maintain_order=True)
+            return table.with_columns(pl.Series("seq", range(first + 1, first + 1 + table.height), pl.Int64))
+
+        empty = pl.DataFrame(schema=dict(c.IMPRESSIONS))
+        shown = numbered(empty if log.impressions is None else log.impressions, list(c.IMPRESSIONS), last)
+        said = numbered(log.events, [c.USER, c.ITEM, c.VALUE, c.TIME, c.SUPERLIKE], last + shown.height)
+        seen = shown.select(c.USER, c.ITEM, c.TIME, pl.col("seq").alias("impression"))
+        said = said.join_asof(seen, on=c.TIME, by=[c.USER, c.ITEM], check_sortedness=False)
+        if c.SUPERLIKE not in said.columns:
+            said = said.with_columns(pl.lit(False).alias(c.SUPERLIKE))
+        unshown = pl.when(pl.col("impression").is_null()).then(pl.lit("loaded")).alias("unshown")
+        said = said.with_columns(pl.col(c.SUPERLIKE).fill_null(False), unshown, pl.col(c.VALUE).cast(pl.Int64))
+        _insert(db, s.impressions, shown)
+        _insert(db, s.feedback, said)
+        last += shown.height + said.height + 1
+        db.execute(insert(s.keys).values(key=key, seq=last, time=now, digest=""))
+        s.spend(db, last, now)
+    return tuple(notes)
+
+
+def _rows(
+    db: Connection,
+    table: Table,
+    number: str,
+    ids: Vocabulary,
+    fixed: dict[str, Any],
+    more: dict[str, pl.Series],
+    last: int,
+) -> tuple[pl.Series, int]:
+    """The store's row of each id of a vocabulary, unknown ones added; and the last number given out."""
+    wanted = pl.DataFrame({"id": ids.series.cast(pl.String), **more})
+    for id in wanted["id"]:
+        check_text(id, f"{number} id")
+    known = pl.DataFrame(
+        [tuple(row) for row in db.execute(select(table.c.id, table.c[number]))],
+        schema={"id": pl.String, number: pl.Int64},
+        orient="row",
+    )
+    new = wanted.join(known, on="id", how="anti", maintain_order="left").with_row_index("at")
+    first = db.scalar(select(func.max(table.c[number])))
+    new = new.with_columns(
+        (pl.col("at").cast(pl.Int64) + (0 if first is None else first + 1)).alias(number),
+        (pl.col("at").cast(pl.Int64) + last + 1).alias("seq"),
+    ).drop("at")
+    _insert(db, table, new.with_columns(pl.lit(value).alias(name) for name, value in fixed.items()))
+    rows = pl.concat([known, new.select("id", number)])
+    return wanted.join(rows, on="id", how="left", maintain_order="left")[number], last + new.height
+
+
+def _fake(log: FeedbackLog) -> pl.Series:
+    """Whether each user of the log is simulated."""
+    if c.SIMULATED not in log.events.columns:
+        return pl.Series([False] * log.n_users, dtype=pl.Boolean)
+    of = log.events.group_by(c.USER).agg(
+        some=pl.col(c.SIMULATED).fill_null(False).any(), every=pl.col(c.SIMULATED).fill_null(False).all()
+    )
+    if (mixed := of.filter(pl.col("some") & ~pl.col("every"))).height:
+        raise DataError(f"{mixed.height} users are simulated in some events only; expected all or none")
+    users = pl.DataFrame({c.USER: pl.Series(range(log.n_users), dtype=pl.Int32)})
+    return users.join(of, on=c.USER, how="left", maintain_order="left")["some"].fill_null(False)
+
+
+def _otherwise(db: Connection, ids: Vocabulary, fake: pl.Series) -> str | None:
+    stored = {row.id: row.simulated for row in db.execute(select(s.users.c.id, s.users.c.simulated))}
+    pairs = zip(ids.series.cast(pl.String), fake, strict=True)
+    return next((id for id, simulated in pairs if stored[id] != simulated), None)
+
+
+def _insert(db: Connection, table: Table, rows: pl.DataFrame) -> None:
+    for start in range(0, rows.height, _ROWS):
+        db.execute(insert(table), rows.slice(start, _ROWS).to_dicts())
+
+
+def _digest(log: FeedbackLog) -> str:
+    whole = hashlib.sha256()
+    for frame in (log.events, log.impressions, log.user_ids.series.to_frame(), log.item_ids.series.to_frame()):
+        if frame is not None:
+            whole.update(frame.write_csv().encode())
+    return whole.hexdigest()[:32]

@@ -1,0 +1,397 @@
+"""Learning while serving: what people say counts at once, models are refitted beside, and any version can come back.
+
+A *version* is the global model: the items' side of `Factors`, and a board of models from votes. It is a folder:
+
+    3/factors/            as `recommend.store` writes it
+    3/board.safetensors   beliefs of the crowd and of persons
+    3/version.json        up to which event it learned, when, from how much
+    current.json          the version in force, and whether it is pinned
+
+What is personal is never saved: a list is solved for from the version in force and the person's words up to now
+(`serve.taste`), a leaderboard adds the votes since the fit (`serve.board`). So a like counts in the next list, on every
+server of the store; and rolling back takes back the model, not what people said: who has said nothing since gets the
+same list as before.
+
+The swap is one file replaced: every server looks at `current.json` before it answers. A reader holds one version from
+beginning to end of a request. After `use` or `roll_back` the version is pinned: later fits are saved, and wait for
+`follow`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tastemaker import columns as c
+from tastemaker.choose.belief import Leaderboard, Prior
+from tastemaker.data.feedback import FeedbackLog
+from tastemaker.data.vocabulary import Vocabulary
+from tastemaker.errors import DataError, InvalidArgument, UnknownId, UnknownName
+from tastemaker.generate import record
+from tastemaker.recommend.factors import Factors
+from tastemaker.serve import schema as s
+from tastemaker.serve.board import Board, Tally, Trust, on_models
+from tastemaker.serve.store import Item, Store, Word
+from tastemaker.serve.taste import Picks, Taste, draw
+
+Weigh = Callable[[FeedbackLog], NDArray[np.float64]]
+_TALLIES = 256  # persons whose boards are remembered
+
+
+@dataclass(frozen=True)
+class Version:
+    """A fitted version.
+
+    Attributes:
+        version: its number; 0 is the state before any.
+        seq: of the last event it learned from.
+        time: when it was fitted, microseconds since 1970.
+        words, votes: how many it learned from.
+        models, persons: of its board, in the order of the arrays.
+    """
+
+    version: int
+    seq: int = 0
+    time: int = 0
+    words: int = 0
+    votes: int = 0
+    models: tuple[str, ...] = ()
+    persons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to learn. For a fit in a process of its own the functions must be importable by name.
+
+    Attributes:
+        model: configured, not fitted.
+        prior: of the boards.
+        persons: how many, of those who vote most, get a belief of their own.
+        weigh: weight of each event of a log, such as inverse propensities; 0 is one that is not trusted.
+        trust: votes with the weights they deserve.
+        keep: versions on disk; older ones are deleted, but not the one in force.
+    """
+
+    model: Factors = dataclasses.field(default_factory=Factors)
+    prior: Prior = dataclasses.field(default_factory=Prior)
+    persons: int = 200
+    weigh: Weigh | None = None
+    trust: Trust | None = None
+    keep: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class _Current:
+    version: Version
+    taste: Taste | None
+    board: Board
+
+
+class Learner:
+    """Lists and leaderboards of a store, from the version in force and all that was said since."""
+
+    def __init__(self, store: Store, folder: str | Path, plan: Plan | None = None) -> None:
+        """Raises DataError where the folder's version in force cannot be read."""
+        self.store, self.folder, self.plan = store, Path(folder), plan or Plan()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._gate = threading.Lock()  # for loading, the catalogue and the tallies; lists are drawn outside it
+        self._stamp: object = None
+        self._current = _read(self.folder, 0, self.plan.prior)
+        self._tallies: dict[str | None, Tally] = {}
+        self._catalog: tuple[tuple[Item, ...], dict[str, int]] = (), {}
+        self._fits: ProcessPoolExecutor | None = None
+        self._fitting: Future[Version] | None = None
+        self._look()
+
+    def close(self) -> None:
+        """End the process that fits, if there is one, after its fit."""
+        if self._fits is not None:
+            self._fits.shutdown()
+
+    @property
+    def version(self) -> Version:
+        """The version in force."""
+        return self._look().version
+
+    # -- lists and boards --------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        user: str,
+        k: int = 12,
+        *,
+        among: Collection[str] | None = None,
+        unseen_only: bool = False,
+        explore: float = 0.1,
+        rng: np.random.Generator,
+    ) -> Picks:
+        """A list for a person: at most k items, none they have spoken about.
+
+        Args:
+            among: only these; all items by default.
+            unseen_only: none they were ever shown.
+            explore: share of places filled with any item, each alike.
+
+        Raises UnknownId for a person or an item the store does not know, InvalidArgument.
+        """
+        current, words = self._look(), self.store.words(user)
+        seen = self.store.seen(user) if unseen_only else ()
+        items, row = self._catalogue()  # after what it must hold
+        allowed = np.full(len(items), among is None)
+        allowed[_rows(among or (), row)] = True
+        allowed[_rows((*words, *seen), row)] = False
+        scores = np.full(len(items), np.nan)
+        if current.taste is not None:
+            n = len(current.taste.offset)
+            scores[:n] = current.taste.scores(current.taste.person(*_said(words, row, n)))
+        chosen, probabilities = draw(scores, np.flatnonzero(allowed).astype(np.int32), k, explore, rng)
+        policy = "random" if current.taste is None else f"factors/{current.version.version} explore {explore:g}"
+        given = tuple(None if np.isnan(scores[at]) else float(scores[at]) for at in chosen)
+        return Picks(tuple(items[at].id for at in chosen), given, policy, tuple(probabilities))
+
+    def why(self, user: str, item: str, n: int = 3) -> list[tuple[str, int, float]]:
+        """The n words that count most in a person's score of an item: (item spoken about, +1 or -1, share of score).
+
+        Empty where the person has said nothing, or the version in force does not know the item.
+        """
+        current, words = self._look(), self.store.words(user)
+        items, row = self._catalogue()
+        at = int(_rows([item], row)[0])
+        if current.taste is None or at >= len(current.taste.offset):
+            return []
+        rows, values = _said(words, row, len(current.taste.offset))
+        shares = current.taste.why(rows, values, at)
+        most = np.argsort(-np.abs(shares), kind="stable")[:n]
+        return [(items[rows[i]].id, int(values[i]), float(shares[i])) for i in most]
+
+    def leaderboard(self, *, person: str | None = None, level: float = 0.95) -> Leaderboard:
+        """The board of models by everybody's votes, or by a person's taste, with every vote up to now.
+
+        Raises InvalidArgument where no model has made anything.
+        """
+        current, seq = self._look(), self.store.seq()
+        items, _ = self._catalogue()  # after what it must hold
+        model_of = {item.id: item.model or item.id for item in items}
+        if not any(item.model for item in items):
+            raise InvalidArgument("no model has made anything yet; store Made(item, model=...) first")
+        if person is not None:
+            self.store.user(person)
+        with self._gate:
+            tally = self._tallies.pop(person, None)
+            if tally is None or tally.board is not current.board:
+                tally = Tally.begin(current.board, person)
+            self._tallies[person] = tally = tally.caught_up(self.store, seq, model_of, self.plan.trust)
+            while len(self._tallies) > _TALLIES:
+                del self._tallies[next(iter(self._tallies))]
+        return tally.belief.leaderboard(level=level)
+
+    # -- versions ----------------------------------------------------------------------------------------------------
+
+    def refit(self, *, rng: int = 0) -> Version:
+        """Fit a version from everything stored, here and now, save it, and put it in force unless one is pinned.
+
+        Raises InvalidArgument where nothing was said yet.
+        """
+        return learn(self.store, self.folder, self.plan, rng)
+
+    def refit_in_background(self, *, rng: int = 0) -> Future[Version]:
+        """`refit` in a process of its own, at low priority; one at a time: while it runs, the same future."""
+        with self._gate:
+            if self._fitting is None or self._fitting.done():
+                if self._fits is None:
+                    context = multiprocessing.get_context("spawn")
+                    self._fits = ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(5,))
+                self._fitting = self._fits.submit(_learn_from, self.store.where, self.folder, self.plan, rng)
+            return self._fitting
+
+    def behind(self) -> int:
+        """Events since the version in force was fitted; when to refit is the caller's to say."""
+        return self.store.seq() - self._look().version.seq
+
+    def versions(self) -> list[Version]:
+        """Every version on disk, oldest first."""
+        return [_describe(self.folder, number) for number in _numbers(self.folder)]
+
+    def use(self, version: int) -> Version:
+        """Put a version in force and pin it: later fits are saved, and wait. Raises UnknownName."""
+        if version not in (known := _numbers(self.folder)):
+            raise UnknownName("version", str(version), [str(number) for number in known])
+        _read(self.folder, version, self.plan.prior)  # a damaged one is never in force
+        _point(self.folder, _Pointer(version, pinned=True))
+        return self.version
+
+    def roll_back(self) -> Version:
+        """Put the version before the one in force in force, and pin it. Raises InvalidArgument where there is none."""
+        now = self.version.version
+        older = [number for number in _numbers(self.folder) if number < now]
+        if not older:
+            raise InvalidArgument(f"there is no version before {now}")
+        return self.use(older[-1])
+
+    def follow(self) -> Version:
+        """Put the newest version in force, and every later one as it comes."""
+        if numbers := _numbers(self.folder):
+            _point(self.folder, _Pointer(numbers[-1]))
+        return self.version
+
+    # -- what is at hand ---------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Current:
+        """The version in force: loaded anew where another was put in force, by whomever; only one thread waits."""
+        try:
+            state = os.stat(self.folder / _POINTER)
+        except FileNotFoundError:
+            return self._current
+        stamp = (state.st_ino, state.st_mtime_ns)
+        if stamp != self._stamp and self._gate.acquire(blocking=self._stamp is None):
+            try:
+                number = _pointer(self.folder).version
+                if number != self._current.version.version:
+                    self._current = _read(self.folder, number, self.plan.prior)
+                self._stamp = stamp
+            finally:
+                self._gate.release()
+        return self._current
+
+    def _catalogue(self) -> tuple[tuple[Item, ...], dict[str, int]]:
+        """Every item of the store by its row, and the row of each."""
+        new = self.store.items(start=len(self._catalog[0]))
+        if new:
+            with self._gate:
+                items, row = self._catalog
+                fresh = [item for item in new if item.row >= len(items)]
+                self._catalog = (*items, *fresh), row | {item.id: item.row for item in fresh}
+        return self._catalog
+
+
+# -- fitting -----------------------------------------------------------------------------------------------------------
+
+
+def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
+    """See `Learner.refit`."""
+    seq = store.seq()
+    log = store.log(last=True, upto=seq)
+    model_of = {item.id: item.model or item.id for item in store.items()}
+    votes = [on_models(vote, model_of) for _, vote in store.votes(upto=seq)]
+    votes = [vote for vote in (plan.trust(votes) if plan.trust else votes) if vote.choices]
+    board = Board.fit(votes, list(dict.fromkeys(model_of.values())), plan.prior, persons=plan.persons, seq=seq)
+    if not len(log) and board is None:
+        raise InvalidArgument("nobody has said anything yet; there is nothing to learn from")
+    with tempfile.TemporaryDirectory(dir=folder, prefix="fitting-") as made:
+        new = Path(made) / "version"
+        new.mkdir()
+        if len(log):
+            weight = plan.weigh(log) if plan.weigh else None
+            dataclasses.replace(plan.model).fit(_of_speakers(log), weight=weight, rng=rng).save(new / "factors")
+        if board is not None:
+            save_file(board.arrays(), new / "board.safetensors")
+        number = (_numbers(folder) or [0])[-1] + 1
+        while (folder / str(number)).exists():
+            number += 1
+        version = Version(
+            number, seq, s.now(), len(log), len(votes),
+            () if board is None else tuple(board.crowd.ids.series), () if board is None else tuple(board.persons),
+        )  # fmt: skip
+        (new / "version.json").write_text(record.write(version) + "\n", encoding="utf-8")
+        new.rename(folder / str(number))
+    pointer = _pointer(folder)
+    if not pointer.pinned:
+        _point(folder, _Pointer(number))
+    for old in _numbers(folder)[: -plan.keep]:
+        if old != pointer.version:
+            shutil.rmtree(folder / str(old))
+    return version
+
+
+def _learn_from(where: str, folder: Path, plan: Plan, rng: int) -> Version:
+    with Store(where) as store:
+        return learn(store, folder, plan, rng)
+
+
+def _of_speakers(log: FeedbackLog) -> FeedbackLog:
+    """The log without the people who said nothing: they would pull all items towards 0. Items keep their rows."""
+    speakers = log.users
+    rows = pl.Series(c.USER, np.searchsorted(speakers, log.user).astype(np.int32))
+    return FeedbackLog(log.events.with_columns(rows), Vocabulary(log.user_ids.ids(speakers)), log.item_ids)
+
+
+# -- versions on disk --------------------------------------------------------------------------------------------------
+
+_POINTER = "current.json"
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    version: int
+    pinned: bool = False
+
+
+def _pointer(folder: Path) -> _Pointer:
+    try:
+        return record.read(_Pointer, (folder / _POINTER).read_bytes(), "pointer to the version in force")
+    except FileNotFoundError:
+        return _Pointer(0)
+
+
+def _point(folder: Path, pointer: _Pointer) -> None:
+    """Put a version in force; who reads beside sees the one before or this one, and never half of it."""
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix="current-", delete=False, encoding="utf-8") as file:
+        file.write(record.write(pointer) + "\n")
+    os.replace(file.name, folder / _POINTER)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def _describe(folder: Path, number: int) -> Version:
+    path = folder / str(number) / "version.json"
+    try:
+        return record.read(Version, path.read_bytes(), "version")
+    except OSError as error:
+        raise DataError("cannot be read; roll back to another version, or fit anew", file=path) from error
+
+
+def _read(folder: Path, number: int, prior: Prior) -> _Current:
+    """A version from disk; 0 is the state before any. Raises DataError."""
+    version = _describe(folder, number) if number else Version(0)
+    taste, board = None, Board.empty(prior)
+    if version.words:
+        taste = Taste.of(Factors.load(folder / str(number) / "factors").fitted)
+    if version.votes:
+        path = folder / str(number) / "board.safetensors"
+        try:
+            board = Board.of(load_file(path), version.models, version.persons, prior, version.seq)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"cannot be read ({error}); roll back to another version", file=path) from error
+    return _Current(version, taste, board)
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def _rows(ids: Collection[str], row: Mapping[str, int]) -> NDArray[np.int32]:
+    try:
+        return np.array([row[id] for id in ids], np.int32)
+    except KeyError as error:
+        raise UnknownId(f"nothing is called {error}; store Made({error}) first") from error
+
+
+def _said(words: Mapping[str, Word], row: Mapping[str, int], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Rows and values of the words about the first n items, those a model knows."""
+    rows, values = _rows(words, row), np.array([word.value for word in words.values()], np.int32)
+    return rows[rows < n], values[rows < n]

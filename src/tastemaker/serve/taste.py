@@ -1,0 +1,146 @@
+"""One person's list from the items' side of a fitted `Factors`, by what they have said up to this moment.
+
+The global model is the items' side: vectors q_i, biases b_i and the mean mu. The personal one is solved for at every
+request, so that a like counts at once and the same words give the same list under the same model, always:
+
+    minimise over x   sum over words       w (v - mu - b_i - <x, q_i>)^2
+                    + sum over the rest    unseen (0 - mu - b_i - <x, q_i>)^2  +  reg |x|^2
+
+which is what `Factors.fold_in` solves; the sums over all items are made once a model, so that a person costs a few
+dozen rows (the bias of the person is one more factor whose other side is a constant). Whoever has said nothing has
+x = 0 and the order of the items' biases.
+
+A list is drawn place by place: with probability 1 - explore the best item left, else one of all items left, each alike.
+The probability kept with an impression is that of this item at this place, given the places before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tastemaker.data.vocabulary import Vocabulary
+from tastemaker.errors import InvalidArgument
+from tastemaker.recommend.factors import FactorsState
+from tastemaker.serve.events import Shown
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Taste:
+    """The items' side of a model, ready for one person after the other.
+
+    Attributes:
+        item_ids: the items it knows, n of them.
+        items: shape (n, d), with the constant of the person's bias as the last column where there is one.
+        offset: mu + b_i, shape (n,).
+        gram: unseen * items' items + reg, shape (d, d).
+        pull: of all items as if unseen, shape (d,).
+        weights: of a like, a dislike, an unseen item.
+        dislike: what a dislike is worth.
+    """
+
+    item_ids: Vocabulary
+    items: Floats
+    offset: Floats
+    gram: Floats
+    pull: Floats
+    weights: tuple[float, float, float]
+    dislike: float
+
+    @classmethod
+    def of(cls, state: FactorsState) -> Self:
+        items = state.items.astype(np.float64)
+        if state.bias_reg:
+            items = np.column_stack([items, np.full(len(items), state.bias_reg**-0.5)])
+        offset = state.item_bias.astype(np.float64) + state.mean
+        gram = state.unseen_weight * items.T @ items + state.reg * np.eye(items.shape[1])
+        pull = -state.unseen_weight * items.T @ offset
+        weights = state.like_weight, state.dislike_weight, state.unseen_weight
+        return cls(state.item_ids, items, offset, gram, pull, weights, state.dislike_value)
+
+    def person(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> Floats:
+        """x of a person who said `values` (+1, -1) about the items `rows`, each at most once; shape (d,)."""
+        if not len(rows):
+            return np.zeros(len(self.pull))
+        gram, pulls = self._words(rows, values)
+        return np.asarray(np.linalg.solve(gram, self.pull + pulls.sum(0)))
+
+    def scores(self, x: Floats) -> Floats:
+        """Of every item for a person, shape (n,)."""
+        return np.asarray(self.items @ x + self.offset)
+
+    def why(self, rows: NDArray[np.int32], values: NDArray[np.int32], item: int) -> Floats:
+        """What each word adds to the person's score of an item, shape (len(rows),).
+
+        The score is linear in what the words pull, so these add up to it, but for what everybody gets.
+        """
+        if not len(rows):
+            return np.zeros(0)
+        gram, pulls = self._words(rows, values)
+        return np.asarray(pulls @ np.linalg.solve(gram, self.items[item]))
+
+    def _words(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> tuple[Floats, Floats]:
+        """The curvature with these words, and what each of them pulls beyond an unseen item, (len(rows), d)."""
+        like, dislike, unseen = self.weights
+        said, offset = self.items[rows], self.offset[rows]
+        weight = np.where(values > 0, like, dislike)
+        target = np.where(values > 0, 1.0, self.dislike)
+        gram = self.gram + said.T @ (said * (weight - unseen)[:, None])
+        return gram, said * (weight * (target - offset) + unseen * offset)[:, None]
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Items in the order to show them, their scores (None: drawn, and the model does not know it), and how chosen."""
+
+    items: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    policy: str
+    probabilities: tuple[float, ...]
+
+    def shown(self, user: str, first: int = 0) -> Shown:
+        """The event to store when the list is shown."""
+        return Shown(user, self.items, self.policy, self.probabilities, first)
+
+
+def draw(
+    scores: Floats, allowed: NDArray[np.int32], k: int, explore: float, rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """Up to k of the allowed rows, and the probability of each at its place.
+
+    Args:
+        scores: of every row, shape (n,); NaN where the model does not know the item: only exploring finds it, and it
+            comes last of all.
+    """
+    if k < 1 or not 0 <= explore <= 1:
+        raise InvalidArgument(f"k={k}, explore={explore}; expected at least 1, and a probability")
+    known = allowed[~np.isnan(scores[allowed])]
+    if len(known) > 2 * k:  # of the best 2 k at least k are left whatever exploring takes
+        known = known[np.argpartition(-scores[known], 2 * k)[: 2 * k]]
+    best = iter(known[np.lexsort((known, -scores[known]))].tolist())
+    taken: dict[int, float] = {}
+    top = next(best, None)
+    for left in range(len(allowed), max(0, len(allowed) - k), -1):
+        while top in taken:
+            top = next(best, None)
+        share = explore if top is not None else 1.0
+        if top is None or rng.random() < share:
+            row = _other(allowed, taken, rng)
+        else:
+            row = top
+        taken[row] = share / left + (1 - share) * (row == top)
+    return list(taken), list(taken.values())
+
+
+def _other(allowed: NDArray[np.int32], taken: dict[int, float], rng: np.random.Generator) -> int:
+    """One of the rows not taken, each alike."""
+    if len(allowed) > 2 * len(taken):
+        while (row := int(allowed[rng.integers(len(allowed))])) in taken:
+            pass
+        return row
+    return int(rng.choice([row for row in allowed.tolist() if row not in taken]))
