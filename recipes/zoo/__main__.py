@@ -24,7 +24,7 @@ from recipes.zoo.ship import ship
 from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
-STEPS = {"vae": 3300, "encoder": 1000, "base": 7000} | dict.fromkeys(scenes.STYLES[1:], 400) | {"clay": 500}
+STEPS = {"vae": 3300, "encoder": 1000, "base": 7000} | dict.fromkeys(scenes.STYLES[1:], 400) | {"clay": 500} | dict.fromkeys(scenes.LORAS, 250)
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
 

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from tastemaker.choose.belief import Prior
 from tastemaker.choose.rating import design_of, fit, loss, solve
-from tastemaker.choose.rigging import _lost, rank_of, reach, rigged_votes_needed
+from tastemaker.choose.rigging import _lost, capped, rank_of, reach, rigged_votes_needed, surprise
 from tastemaker.choose.votes import Vote, pair
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument, UnknownId
@@ -94,3 +94,49 @@ def test_bad_input():
         rigged_votes_needed(world(), IDS, 0, 1)
     with pytest.raises(UnknownId):
         rigged_votes_needed(world(), IDS, 77, 1)
+
+
+def people(n=30, each=20):
+    rng = np.random.default_rng(7)
+    votes = []
+    for number in range(n):
+        own = np.linspace(1.5, -1.5, 6) + rng.normal(0, 0.7, 6)
+        votes += pairs(own, each, rng, person=f"p{number}")
+    return votes
+
+
+def test_a_cap_is_of_a_person():
+    votes = [*people(3), Vote(pair(0, 1)), *[Vote(pair(5, 0), "p1", weight=3.0)] * 10]
+    total = {}
+    for vote in capped(votes, 20):
+        total[vote.person] = total.get(vote.person, 0) + vote.weight
+    assert total == {"p0": pytest.approx(20), "p1": pytest.approx(20), "p2": pytest.approx(20), None: 1}
+    assert [vote.choices for vote in capped(votes, 20)] == [vote.choices for vote in votes]
+    assert sum(vote.weight for vote in capped([Vote(pair(0, 1))] * 50, 20)) == pytest.approx(20)
+    with pytest.raises(InvalidArgument, match="most = 0"):
+        capped(votes, 0)
+
+
+def test_no_single_account_turns_a_capped_board():
+    votes = people()
+    bought = [Vote(pair(5, rival), "fake") for rival in range(5)] * 2000
+    assert rank_of(fit([*votes, *bought], IDS).mode[:6], 5) < 6
+    assert rank_of(fit(capped([*votes, *bought], 20), IDS).mode[:6], 5) == 6
+
+
+def test_accounts_that_only_push_are_found():
+    votes = people()
+    bought = [Vote(pair(5, rival), f"fake{n}") for n in range(5) for rival in range(5) for _ in range(4)]
+    found = surprise([*votes, *bought, Vote(pair(5, 0))], IDS)
+    assert min(off for person, off in found.items() if person.startswith("fake")) > 3
+    assert max(off for person, off in found.items() if person.startswith("p")) < 2
+    assert None not in found
+    assert surprise([Vote(pair(5, 0))], IDS) == {}
+
+
+def test_the_bound_in_accounts_holds_where_votes_are_capped():
+    votes = people()
+    least = int(np.ceil(rigged_votes_needed(votes, IDS, 5, 1).at_least / 20))
+    for n in range(least):
+        bought = [Vote(pair(5, rival), f"fake{k}") for k in range(n) for rival in range(5) for _ in range(40)]
+        assert rank_of(fit(capped([*votes, *bought], 20), IDS).mode[:6], 5) > 1

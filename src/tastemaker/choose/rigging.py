@@ -16,6 +16,11 @@ To get from rank a to rank b the target must pass at least a - b of the a - 1 it
 
 The bound is safe, not sharp: it uses the concavity of F once, which costs a factor of about two, and lets every vote be
 as strong as the strongest could be. The number of votes really needed lies between it and the attack.
+
+Votes cost little and accounts cost more. `capped` lets no account weigh more than `most`, so that the bound becomes one
+of accounts: at least `at_least` / `most` of them. `surprise` tells who favours one item beyond what people do. It is an
+alarm and no defence: many accounts that push are the crowd before long, and it is then honest people who surprise. A
+board that drops whoever surprises is turned with fewer votes than one that does not (`recipes.gemrec.rigging`).
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from scipy import sparse
 from scipy.special import lambertw
 
 from tastemaker.choose.belief import Floats, Prior
-from tastemaker.choose.rating import Design, design_of, solve
+from tastemaker.choose.rating import Design, design_of, loss, solve
 from tastemaker.choose.votes import Item, Vote, pair
 from tastemaker.data.vocabulary import Ids, Vocabulary
 from tastemaker.errors import InvalidArgument
@@ -92,6 +97,49 @@ def rigged_votes_needed(
     against = tuple(ids.ids(list(tried[best])).to_list())
     honest = float(sum(vote.weight for vote in votes))
     return Rigging(target, now, rank, honest, at_least, costs[best], against)
+
+
+def capped(votes: Sequence[Vote], most: float) -> list[Vote]:
+    """The same votes with smaller weights: those of a person sum to `most` at most. Nobody known counts as one person.
+
+    Raises InvalidArgument unless `most` is positive.
+    """
+    if not 0 < most < np.inf:
+        raise InvalidArgument(f"most = {most}; expected a positive weight")
+    total: dict[str | None, float] = {}
+    for vote in votes:
+        total[vote.person] = total.get(vote.person, 0.0) + vote.weight
+    return [
+        replace(vote, weight=vote.weight * most / total[vote.person]) if total[vote.person] > most else vote
+        for vote in votes
+    ]
+
+
+def surprise(votes: Sequence[Vote], ids: Vocabulary, *, prior: Prior | None = None) -> dict[str, float]:
+    """How much more than people usually do each person favours, or runs down, one item.
+
+    For each item what it gained in the person's choices, less what everybody's ratings expect there, in standard
+    deviations; of these the largest; then from the median of the persons, in their (robust) standard deviations, for
+    tastes do differ. Above 3 is rarely chance. Nobody known is left out.
+    """
+    design = design_of([replace(vote, person=None, tag=None) for vote in votes], ids, prior or Prior())
+    weight = np.array([vote.weight for vote in votes])[design.vote]
+    p = loss(design, weight, solve(design, weight, design.centre)[0])[2]
+    end = np.append(design.start, len(p))
+    x = design.x[:, : len(ids)].tocsr()
+    softened = sparse.csr_array((p, np.arange(len(p)), end))
+    expected = (softened @ x).toarray()
+    variance = (softened @ x.power(2)).toarray() - expected**2
+    gain = x[design.chosen].toarray() - expected
+    known = dict.fromkeys(vote.person for vote in votes if vote.person is not None and vote.choices)
+    place = {person: row for row, person in enumerate(known)}
+    who = np.array([len(place) if vote.person is None else place.get(vote.person, -1) for vote in votes])[design.vote]
+    shape = (len(place) + 1, len(who))
+    per_person = sparse.csr_array((np.ones(len(who)), (who, np.arange(len(who)))), shape=shape)[: len(place)]
+    most = np.max(np.abs(per_person @ gain) / np.sqrt(per_person @ variance + 0.1), axis=1, initial=0.0)
+    middle = np.median(most) if len(most) else 0.0
+    spread = max(1.4826 * float(np.median(np.abs(most - middle))), 0.5) if len(most) else 1.0
+    return {person: float((most[row] - middle) / spread) for person, row in place.items()}
 
 
 def reach(lead: float) -> float:
