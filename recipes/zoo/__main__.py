@@ -24,7 +24,10 @@ from recipes.zoo.ship import ship
 from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
-STEPS = {"vae": 3300, "encoder": 1000, "base": 7000} | dict.fromkeys(scenes.STYLES[1:], 400) | {"clay": 500} | dict.fromkeys(scenes.LORAS, 250)
+STEPS = {
+    "vae": 3300, "encoder": 1000, "base": 7000, "ink": 400, "clay": 500, "pixel": 400, "neon": 400, "blueprint": 400,
+    "riso": 250, "sticker": 250,
+}  # fmt: skip
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
 

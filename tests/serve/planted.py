@@ -24,7 +24,8 @@ MODELS = {
     "neon": ("Neon night", "Bela", "dark", 300), "paper": ("Paper cut", "Bela", "base", 120),
 }  # fmt: skip
 _INKS = {
-    "flat": ("#fff4e0", "#d84a3a"), "ink": ("#fdfdfb", "#22242a"), "neon": ("#120d26", "#3df5c8"), "paper": ("#d9e6dc", "#e2a33c")
+    "flat": ("#fff4e0", "#d84a3a"), "ink": ("#fdfdfb", "#22242a"), "neon": ("#120d26", "#3df5c8"),
+    "paper": ("#d9e6dc", "#e2a33c"),
 }  # fmt: skip
 
 
