@@ -53,16 +53,18 @@ def chances(mean: Floats, spread: Floats, *, policy: Policy, width: float = 1.0)
 def best(mean: Floats, spread: Floats) -> Floats:
     """Probability of being the largest of independent Gaussians, shape (n,).
 
-    A spread far below the largest one is widened to two steps of the grid, without which the integral would miss it.
+    Models whose best case (five spreads up) is below some other's worst case have 0. A spread far below the largest one
+    is widened to two steps of the grid, without which the integral would miss it.
     """
-    reach = 8 * spread.max()
+    hopeful = mean + 5 * spread >= (mean - 5 * spread).max()
+    m, s = mean[hopeful], spread[hopeful]
+    p, reach = np.zeros(len(mean)), 8 * s.max()
     if reach <= 1e-12:
-        top = mean >= mean.max() - 1e-12
-        return np.asarray(top / top.sum())
-    s = np.maximum(spread, 4 * reach / _NODES)
-    x = np.linspace(mean.max() - reach, mean.max() + reach, _NODES)
-    z = (x[:, None] - mean) / s
+        p[hopeful] = m >= m.max() - 1e-12
+        return np.asarray(p / p.sum())
+    s = np.maximum(s, 2 * (2 * reach / _NODES))
+    x = np.linspace(m.max() - reach, m.max() + reach, _NODES)
+    z = (x[:, None] - m) / s
     below = log_ndtr(z)
-    log_density = -0.5 * z**2 - np.log(s)
-    p = np.exp(log_density + below.sum(1, keepdims=True) - below).sum(0)
+    p[hopeful] = np.exp(below.sum(1, keepdims=True) - below - 0.5 * z**2 - np.log(s)).sum(0)
     return np.asarray(p / p.sum())

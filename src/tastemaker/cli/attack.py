@@ -95,9 +95,9 @@ def attack(
     rng = np.random.default_rng(seed)
     goals = read.item_ids.rows(_typed(targets, read)) if targets else draw_targets(train, target_class, n_targets, rng)
     chosen = [_victim(name) for name in victims]
-    ways = {name: _defence(name, train) for name in defences}
+    ways: dict[str, Defence] = {name: _defence(name, train) for name in defences}
     with working("working") as say:
-        fakes = {}
+        fakes: dict[str, Fakes] = {}
         for name in attacks:
             say(f"attack {name}")
             fakes[name] = _fakes(name, train, goals, spent, rounds, rank, rng, say)

@@ -1,0 +1,222 @@
+"""`tastemaker choose` and `vote`: which model for a prompt and a person, and what a person's votes say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tastemaker import columns as c
+from tastemaker.cli.app import Json, Seed, app
+from tastemaker.cli.pictures import MACHINE, Machine
+from tastemaker.data.vocabulary import Vocabulary
+from tastemaker.errors import DataError, InvalidArgument
+from tastemaker.terminal import counting, err, print_facts, print_json, print_table, working
+
+if TYPE_CHECKING:
+    from tastemaker.choose.personal import Personal
+    from tastemaker.choose.rating import Ratings
+    from tastemaker.choose.retrieve import Shelf
+    from tastemaker.choose.votes import Vote
+
+Names = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+
+
+@app.command
+def choose(
+    prompt: str,
+    *,
+    user: str | None = None,
+    votes: Path | None = None,
+    k: Annotated[int, Parameter(name=["--k", "-k"])] = 8,
+    book: Path | None = None,
+    encoder: Path | None = None,
+    base: Names = [],  # noqa: B006
+    licence: Names = [],  # noqa: B006
+    explicit: bool = False,
+    policy: Literal["thompson", "ucb", "greedy"] = "thompson",
+    explore: float = 0.05,
+    generate: bool = False,
+    to: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("chosen.png"),
+    machine: Machine = MACHINE,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Which models for this prompt and this person, each with a reason.
+
+    Learns from pictures that the models drew before: those on the cards of
+    the embedded models, or a folder drawn by `tastemaker grid`. Votes of
+    `tastemaker vote` make it personal. The probability of every card is
+    printed: log it where people react to what they are shown.
+
+        choose "a fox above a balloon" --user ada --votes votes.jsonl -k 4
+        choose "a watch in the rain" --book book/ --encoder clip/ --generate
+
+    Args:
+        prompt: What to draw.
+        user: Whose taste; nobody in particular when not given.
+        votes: File of votes.
+        k: Models to list.
+        book: Folder of pictures, prompts x models; the embedded models' own examples when not given.
+        encoder: CLIP folder; the embedded encoder when not given.
+        base: Keep only models of these bases.
+        licence: Keep only models under these licences.
+        explicit: Show explicit models too.
+        policy: How uncertainty is used.
+        explore: Share of the cards drawn at random among all models.
+        generate: Draw the prompt with each model and put the pictures in order on a sheet.
+        to: The sheet.
+    """
+    from tastemaker.choose.retrieve import retrieve
+
+    with working("looking at pictures"):
+        shelf = _shelf(book, encoder)
+    person = _personal(votes, user, shelf)
+    picks = retrieve(
+        prompt, person, shelf=shelf, k=k, pool=max(100, k), base=base, licence=licence, explicit=explicit,
+        policy=policy, explore=explore, rng=seed,
+    )  # fmt: skip
+    sheet = _drawn(prompt, picks.table["id"].to_list(), shelf, machine, seed, to) if generate else None
+    if json:
+        print_json(
+            {"models": picks.table.to_dicts(), "about": picks.about, "sheet": None if sheet is None else str(to)}
+        )
+        return
+    print_table(prompt, picks.table.select("id", c.SCORE, c.PROBABILITY, "reason"))
+    for said in picks.about:
+        err.print(said, highlight=False)
+    if sheet is not None:
+        print_facts({"sheet": str(to), "best first": sheet})
+
+
+@app.command
+def vote(
+    votes: Path,
+    *,
+    user: str | None = None,
+    better: str | None = None,
+    worse: str | None = None,
+    equal: Names = [],  # noqa: B006
+    both_bad: Names = [],  # noqa: B006
+    order: Names = [],  # noqa: B006
+    like: Names = [],  # noqa: B006
+    dislike: Names = [],  # noqa: B006
+    tag: str | None = None,
+    json: Json = False,
+) -> None:
+    """Write down a vote, and show the leaderboard with intervals.
+
+    Items are whatever you compare: models such as zoo/ink, or pictures. The
+    file is only ever appended to. Without a vote, the leaderboard alone; with
+    --user that person's, otherwise everybody's.
+
+        vote votes.jsonl --user ada --better zoo/ink --worse zoo/neon
+        vote votes.jsonl --user ada --order zoo/ink zoo/clay zoo/neon
+        vote votes.jsonl --tag animals
+
+    Args:
+        votes: The file, begun when not there.
+        user: Who votes.
+        better: The better one of two.
+        worse: The worse one.
+        equal: Two that are equally good.
+        both_bad: Two that are both bad.
+        order: Several, best first.
+        like: Liked, one by one.
+        dislike: Disliked, one by one.
+        tag: What kind of prompt it was about; or the board of one kind.
+    """
+    from tastemaker.choose import ballots
+    from tastemaker.choose import votes as kinds
+    from tastemaker.choose.votes import Vote
+
+    said = []
+    if (better is None) != (worse is None):
+        raise InvalidArgument("--better and --worse belong together; give both")
+    if better is not None and worse is not None:
+        said.append(kinds.pair(better, worse))
+    for pair, kind, name in ((equal, kinds.tie, "--equal"), (both_bad, kinds.both_bad, "--both-bad")):
+        if pair and len(pair) != 2:
+            raise InvalidArgument(f"{name} {' '.join(pair)}; expected two items")
+        if pair:
+            said.append(kind(*pair))
+    said += [kinds.sort(order)] if order else []
+    said += [kinds.like(item) for item in like] + [kinds.dislike(item) for item in dislike]
+    if said:
+        now = int(time.time())
+        ballots.append(votes, [ballots.Ballot(Vote(choices, user, tag), now) for choices in said])
+    told = _votes(votes)
+    board = _ratings(told).leaderboard(person=user, tag=tag)
+    if json:
+        print_json({"votes": len(told), "about": board.about, "board": board.table.to_dicts()})
+        return
+    print_table(f"Leaderboard: {board.about}", board.table)
+    err.print(f"{len(told)} votes in {votes}", soft_wrap=True)
+
+
+def _shelf(book: Path | None, encoder: Path | None) -> Shelf:
+    from tastemaker.choose.stock import embedded, stock, zoo_book
+    from tastemaker.data.read.grid import read_grid
+    from tastemaker.generate import zoo
+    from tastemaker.generate.embed import Encoder
+
+    folder = encoder or zoo.ROOT.parent / "zoo_encoder"
+    if not folder.is_dir():
+        raise DataError("no such folder; expected a CLIP model such as --encoder clip/", file=folder)
+    eyes = Encoder.load(folder)
+    if book is None:
+        found = embedded(zoo_book(), eyes, lambda name: zoo.ROOT / name.removeprefix(zoo.PREFIX))
+    else:
+        found = embedded(read_grid(book), eyes, lambda name: book / name)
+    return stock(found, eyes)
+
+
+def _votes(path: Path) -> list[Vote]:
+    from tastemaker.choose import ballots
+
+    if not path.exists():
+        raise DataError("no votes yet; add one with --better A --worse B", file=path)
+    return [ballot.vote for ballot in ballots.read(path)]
+
+
+def _ratings(told: list[Vote]) -> Ratings:
+    from tastemaker.choose.rating import fit
+
+    items = {item for one in told for choice in one.choices for item in choice.among if item is not None}
+    return fit(told, Vocabulary.of(sorted(map(str, items))))
+
+
+def _personal(votes: Path | None, user: str | None, shelf: Shelf) -> Personal | None:
+    """The person's taste in models, from votes on them; None for nobody in particular."""
+    from tastemaker.choose.personal import from_votes
+
+    if user is None:
+        return None
+    if votes is None:
+        raise InvalidArgument(f"--user {user} needs --votes FILE: nothing else tells whose taste that is")
+    return from_votes(_ratings(_votes(votes)), user, shelf.models.ids)
+
+
+def _drawn(prompt: str, models: list[Any], shelf: Shelf, machine: Machine, seed: int, to: Path) -> list[str]:
+    """Draw with each model, order by how well the pictures show the prompt, write a sheet; the models, best first."""
+    from tastemaker.generate import zoo
+    from tastemaker.generate.draw import draw
+    from tastemaker.generate.picture import write_picture
+    from tastemaker.generate.sheet import Cell, sheet
+
+    drawn = []
+    with counting("drawing", len(models)) as say:
+        for done, name in enumerate(models):
+            say(done, len(models), f"drawing with {name}")
+            card = zoo.card_of(name)
+            settings = {} if card is None else {"steps": card.steps, "guidance": card.guidance}
+            model = machine.loading.load(zoo.resolve(name), ())
+            drawn += draw(model, [zoo.with_triggers(prompt, [name])], seeds=[seed], **settings)  # type: ignore[arg-type]
+    assert shelf.encoder is not None
+    fits = shelf.encoder.embed_pictures(drawn).vectors @ shelf.encoder.embed_texts([prompt]).vectors[0]
+    best = sorted(range(len(models)), key=lambda at: -fits[at])
+    cells = [Cell(drawn[at], (models[at], f"shows the prompt: {fits[at]:.2f}")) for at in best]
+    write_picture(sheet([cells[start : start + 4] for start in range(0, len(cells), 4)], title=prompt), to)
+    return [models[at] for at in best]
