@@ -102,8 +102,8 @@ def attack(
             say(f"attack {name}")
             fakes[name] = _fakes(name, train, goals, spent, rounds, rank, rng, say)
         made = drill(chosen, train, fakes, ways, test=held, k=k, seed=seed, say=say)
-        for name, one in fakes.items():
-            poisoned(train, one).save(to / name)
+        for kind, one in fakes.items():
+            poisoned(train, one).save(to / kind)
     ids = read.item_ids.ids(goals).to_list()
     told = {"targets": ids, "k": k, "metric": made.metric, "seed": seed, "log": str(log), **_tables(made)}
     (to / "drill.json").write_text(dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
