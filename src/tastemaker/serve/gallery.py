@@ -1,0 +1,356 @@
+"""The pictures at hand and what they are made of: found by facets and words, and read from folders into the store.
+
+A picture's id is its file's name, `a-red-apple-3-1a2b3c4d5e`: prompt, seed and a digest of the recipe, but not the
+model, so that an address tells nothing in a blind comparison. What the store knows (model, recipe) and what the models'
+cards and a folder's `models.csv` and `prompts.csv` add (maker, base, tag) is kept in memory, with a number for each
+value of a facet: finding among 18,000 pictures is a few comparisons of arrays.
+
+    FOLDER/catalogue.csv, PNG files      as `tastemaker grid` writes them
+    FOLDER/prompts.csv                   prompt, tag (optional)
+    FOLDER/models.csv                    model, title, maker, base, licence, downloads (optional, any of them)
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import struct
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tastemaker.errors import DataError, UnknownId
+from tastemaker.generate import zoo
+from tastemaker.generate.catalogue import CATALOGUE
+from tastemaker.generate.picture import Recipe, read_recipe
+from tastemaker.serve.events import Made
+from tastemaker.serve.settings import Settings
+from tastemaker.serve.store import Item, Store
+
+FACETS = ("tag", "base", "maker", "model")
+NONE = "(none)"
+_UNSIZED = 512  # pixels, where a file's first bytes do not tell
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as people see it; `cards` and `models.csv` tell what the name does not.
+
+    Attributes:
+        name: zoo/ink, or a path.
+        downloads: how well known it is.
+        examples: prompt and file of pictures on its card.
+        draws: whether this server may draw with it.
+    """
+
+    name: str
+    title: str
+    maker: str | None = None
+    base: str | None = None
+    licence: str | None = None
+    downloads: int | None = None
+    trigger: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    examples: tuple[tuple[str, Path], ...] = ()
+    draws: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the gallery. `prompt` is without the model's trigger words; the recipe has them."""
+
+    id: str
+    row: int
+    prompt: str
+    tag: str
+    model: str
+    title: str
+    maker: str
+    base: str
+    seed: int
+    kind: str
+    user: str | None
+    time: int
+    file: Path
+    width: int
+    height: int
+    hidden: bool
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody looks for; an empty value is anything."""
+
+    tag: str = ""
+    base: str = ""
+    maker: str = ""
+    model: str = ""
+    words: str = ""
+
+
+class Gallery:
+    """Every picture of a store whose file is known. Any thread may ask."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store, self.settings = store, settings
+        self.models: dict[str, Model] = {model.name: model for model in known_models(settings)}
+        self._files, self._tags = _files(settings.galleries), _tags(settings.galleries)
+        self._gate = threading.Lock()
+        self._rows = 0  # of the store, looked at
+        self._pictures: dict[str, Picture] = {}
+        self._index = _Index.of([])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up what was made since."""
+        new = self.store.items(start=self._rows)
+        if not new:
+            return
+        with self._gate:
+            fresh = [item for item in new if item.row >= self._rows]
+            pictures = [picture for item in fresh if (picture := self._picture(item)) is not None]
+            self._pictures = self._pictures | {picture.id: picture for picture in pictures}
+            self._rows = max(self._rows, new[-1].row + 1)
+            if pictures:
+                self._index = _Index.of([one for one in self._pictures.values() if not one.hidden])
+
+    def __len__(self) -> int:
+        return len(self._index.pictures)
+
+    def get(self, id: str) -> Picture:
+        """A picture by its id. Raises UnknownId."""
+        if id not in self._pictures:
+            self.refresh()
+        if id not in self._pictures:
+            raise UnknownId(f"no picture is called '{id[:80]}'; look for it on the Explore page")
+        return self._pictures[id]
+
+    def has(self, id: str) -> bool:
+        return id in self._pictures
+
+    def everything(self) -> tuple[Picture, ...]:
+        """Every picture that may be shown, oldest first."""
+        return self._index.pictures
+
+    def find(self, wish: Wish, without: Collection[str] = ()) -> list[Picture]:
+        """The pictures somebody looks for, oldest first, but for the ids in `without`."""
+        index = self._index
+        rows = np.flatnonzero(index.fits(wish))
+        return [picture for row in rows if (picture := index.pictures[row]).id not in without]
+
+    def counts(self, wish: Wish) -> dict[str, list[tuple[str, int]]]:
+        """For each facet its values and how many pictures each would leave, the other facets as wished."""
+        index, found = self._index, {}
+        for facet in FACETS:
+            n = np.bincount(index.codes[facet][index.fits(replace(wish, **{facet: ""}))], minlength=1)
+            names = index.values[facet]
+            found[facet] = [(name, int(n[at])) for at, name in enumerate(names) if at < len(n) and n[at]]
+        return found
+
+    def by_prompt(self) -> Mapping[str, list[Picture]]:
+        """The pictures of each prompt."""
+        return self._index.prompts
+
+    def model(self, name: str) -> Model:
+        """What is known of a model; raises UnknownId where neither a card nor a picture names it."""
+        if name in self.models:
+            return self.models[name]
+        if name in self._index.values["model"]:
+            return Model(name, name)
+        raise UnknownId(f"no model is called '{name[:80]}'; the leaderboard lists those there are")
+
+    def _picture(self, item: Item) -> Picture | None:
+        """None for what is no picture, or whose file is not known."""
+        file = self._files.get(item.id) or self.settings.pictures / f"{item.id}.png"
+        if item.recipe is None or not file.is_file():
+            return None
+        try:
+            recipe = Recipe.from_json(item.recipe)
+        except DataError:
+            return None  # a recipe of another program
+        name = item.model or recipe.models[0].name
+        drawn = [self.models.get(part.name) for part in (*recipe.models, *recipe.loras)]
+        facts = self.models.get(name) or next((model for model in drawn if model), None) or Model(name, name)
+        prompt = _without(recipe.prompt, [word for model in drawn if model for word in model.trigger])
+        width, height = _size(file)
+        return Picture(
+            item.id, item.row, prompt, self._tags.get(prompt.lower(), NONE), name, self.title(name),
+            facts.maker or NONE, facts.base or NONE, recipe.seed, recipe.kind, item.user, item.time,
+            file, width, height, self.settings.refuse(prompt), recipe,
+        )  # fmt: skip
+
+    def title(self, name: str) -> str:
+        """What a model, or a mix of models, is called on cards."""
+        parts = re.split(r"( → | \+ )", name)
+        known = [self.models[part].title if part in self.models else part.removeprefix(zoo.PREFIX) for part in parts]
+        return "".join(known)
+
+
+def import_folder(store: Store, folder: Path) -> int:
+    """Store the pictures of a grid that the store does not know yet; how many.
+
+    Raises DataError where the folder has no catalogue, or a picture of it is gone or carries no recipe.
+    """
+    known = {item.id for item in store.items()}
+    waiting = []
+    for file in _listed(folder):
+        if file.stem not in known:
+            known.add(file.stem)
+            recipe = read_recipe(file)
+            made = Made(file.stem, model=maker(recipe), recipe=recipe.to_json())
+            waiting.append(store.submit(made, key=f"made {file.stem}"))
+            if len(waiting) % 1000 == 0:  # not more than may wait
+                waiting[-1].result()
+    for one in waiting:
+        one.result()
+    return len(waiting)
+
+
+def maker(recipe: Recipe) -> str:
+    """The model a picture stands for on the leaderboard; a mix stands for its pair."""
+    drew = " + ".join(part.name if part.scale == 1 else f"{part.name}:{part.scale:.2g}" for part in recipe.models)
+    drew += "".join(f" + {part.name}:{part.scale:g}" for part in recipe.loras)
+    return drew if recipe.content is None else f"{recipe.content.name} → {drew}"
+
+
+def known_models(settings: Settings) -> Iterator[Model]:
+    """Models that may draw, then those that folders tell of."""
+    sources = [source for source in settings.models if source != "zoo" or zoo.zoo()]
+    named = _named(settings.galleries)
+    for name in zoo.find(sources) if sources else ():
+        card = zoo.card_of(name)
+        if card is None:
+            model = Model(name, Path(name).stem, draws=True)
+        else:
+            examples = tuple((example.prompt, Path(zoo.resolve(name)) / example.file) for example in card.examples)
+            model = Model(
+                name, card.title, card.maker, card.base, card.licence, None, card.trigger, card.data, examples, True
+            )
+        facts = {key: value for key, value in named.pop(name, {}).items() if key != "name"}
+        yield replace(model, **facts)  # type: ignore[arg-type]
+    for card in zoo.zoo():
+        if card.kind == "lora":
+            yield Model(card.source, card.title, card.maker, card.base, card.licence, trigger=card.trigger)
+    for name, facts in named.items():
+        yield replace(Model(name, name), **facts)  # type: ignore[arg-type]
+
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """Pictures as arrays: for each facet its values and each picture's value number."""
+
+    pictures: tuple[Picture, ...]
+    values: Mapping[str, list[str]]
+    codes: Mapping[str, NDArray[np.int32]]
+    texts: tuple[str, ...]
+    prompts: Mapping[str, list[Picture]]
+
+    @classmethod
+    def of(cls, pictures: list[Picture]) -> _Index:
+        values, codes = {}, {}
+        for facet in FACETS:
+            values[facet] = sorted({getattr(picture, facet) for picture in pictures}, key=lambda v: (v == NONE, v))
+            number = {value: at for at, value in enumerate(values[facet])}
+            codes[facet] = np.array([number[getattr(picture, facet)] for picture in pictures], np.int32)
+        texts = tuple(f"{one.prompt} {one.title} {one.model} {one.tag}".lower() for one in pictures)
+        prompts: dict[str, list[Picture]] = {}
+        for picture in pictures:
+            prompts.setdefault(picture.prompt, []).append(picture)
+        return cls(tuple(pictures), values, codes, texts, prompts)
+
+    def fits(self, wish: Wish) -> NDArray[np.bool_]:
+        found = np.ones(len(self.pictures), bool)
+        for facet in FACETS:
+            if value := getattr(wish, facet):
+                at = self.values[facet].index(value) if value in self.values[facet] else -1
+                found &= self.codes[facet] == at
+        for word in wish.words.lower().split()[:10]:
+            found &= np.fromiter((word in text for text in self.texts), bool, len(self.texts))
+        return found
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Files of a folder's catalogue; none lies outside the folder."""
+    path = folder / CATALOGUE
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            names = [row.get("id") or "" for row in csv.DictReader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"no readable catalogue ({error}); give a folder that `tastemaker grid` made", file=path
+        ) from error
+    root = folder.resolve()
+    files = [folder / name for name in dict.fromkeys(names) if name]
+    for line, file in enumerate(files, 2):
+        if not file.resolve().is_relative_to(root) or file.suffix != ".png":
+            raise DataError(f"'{file}' is no PNG file inside the folder", file=path, line=line, column="id")
+    return [file for file in files if file.is_file()]
+
+
+def _files(folders: Collection[Path]) -> dict[str, Path]:
+    return {file.stem: file for folder in folders for file in _listed(folder)}
+
+
+def _tags(folders: Collection[Path]) -> dict[str, str]:
+    rows = (row for folder in folders for row in _rows(folder / "prompts.csv", "prompt", "tag"))
+    return {row["prompt"].strip().lower(): row["tag"].strip() or NONE for row in rows}
+
+
+def _named(folders: Collection[Path]) -> dict[str, dict[str, object]]:
+    """Facts of models.csv by model."""
+    found: dict[str, dict[str, object]] = {}
+    for folder in folders:
+        for line, row in enumerate(_rows(folder / "models.csv", "model"), 2):
+            facts: dict[str, object] = {
+                name: row[name] for name in ("title", "maker", "base", "licence") if row.get(name)
+            }
+            if row.get("downloads"):
+                try:
+                    facts["downloads"] = int(row["downloads"])
+                except ValueError as error:
+                    problem = f"'{row['downloads']}' is no whole number"
+                    raise DataError(problem, file=folder / "models.csv", line=line, column="downloads") from error
+            found[row["model"]] = facts
+    return found
+
+
+def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot be read ({error})", file=path) from error
+    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+        raise DataError(f"has no column '{missing[0]}'; found {reader.fieldnames}", file=path)
+    return rows
+
+
+def _without(prompt: str, words: list[str]) -> str:
+    """The prompt before trigger words were appended."""
+    for word in reversed(words):
+        prompt = prompt.removesuffix(f", {word}")
+    return prompt
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Width and height from a PNG's first bytes."""
+    with file.open("rb") as content:
+        first = content.read(24)
+    if len(first) < 24 or first[12:16] != b"IHDR":
+        return _UNSIZED, _UNSIZED
+    width, height = struct.unpack(">II", first[16:24])
+    return width, height

@@ -1,0 +1,321 @@
+"""Generate and Mix: orders for the workers, and the page on which their pictures appear.
+
+Only models this server was started with may draw, by their names; a path in a request is just a name nobody knows. An
+upload is decoded by the strict reader, laid down as a PNG of ours, and named by its content: nothing of the file that
+came, neither its name nor what was hidden in it, reaches the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import Path as InPath
+from starlette.responses import Response
+
+from tastemaker.errors import InvalidArgument, UnknownId, UnknownName
+from tastemaker.generate.picture import read_picture, write_picture
+from tastemaker.generate.plan import plan
+from tastemaker.serve.answers import Refused
+from tastemaker.serve.cards import Card, card, show
+from tastemaker.serve.gallery import Model, Picture
+from tastemaker.serve.jobs import Job
+from tastemaker.serve.pages.taste import Key
+from tastemaker.serve.visit import Here, Site, Visit
+
+router = APIRouter(tags=["make"])
+Number = Annotated[int, InPath(ge=1, le=2**62)]
+Name = Annotated[str, Form(max_length=200)]
+_SEED = 2**31
+_ENDED = ("done", "failed", "cancelled")
+
+
+@router.get("/generate", summary="A form: a prompt, and who shall draw it")
+def generate_form(
+    here: Here,
+    prompt: Annotated[str, Query(max_length=2000)] = "",
+    models: Annotated[list[str], Query(max_length=50)] = [],  # noqa: B006  FastAPI copies it
+    seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    steps: Annotated[int | None, Query(ge=1, le=150)] = None,
+    guidance: Annotated[float | None, Query(ge=0, le=30)] = None,
+) -> Response:
+    facts = {
+        "models": [_fact(model) for model in _drawing(here.site)], "prompt": prompt, "chosen": models, "seed": seed,
+        "steps": steps, "guidance": guidance, "jobs": [_job(job) for job in _mine(here)],
+    }  # fmt: skip
+    return here.page("generate.html", facts)
+
+
+@router.post("/generate", summary="Order pictures of a prompt; the answer is a job")
+def generate(
+    here: Here,
+    prompt: Annotated[str, Form(max_length=2000)],
+    models: Annotated[list[str], Form(max_length=50, description="None: they are chosen for you.")] = [],  # noqa: B006
+    count: Annotated[int, Form(ge=1, le=12, description="How many models are chosen for you.")] = 4,
+    each: Annotated[int, Form(ge=1, le=8, description="Pictures by each model.")] = 1,
+    seed: Annotated[int | None, Form(ge=0, lt=2**63 - 8)] = None,
+    negative: Annotated[str, Form(max_length=2000)] = "",
+    steps: Annotated[int | None, Form(ge=1, le=150)] = None,
+    guidance: Annotated[float | None, Form(ge=0, le=30)] = None,
+    key: Key = None,
+) -> Response:
+    prompt, negative = " ".join(prompt.split()), " ".join(negative.split())
+    _allowed(here, prompt)
+    if models:
+        names, policy, chances = [_model(here.site, name).name for name in models], "asked for", [1.0] * len(models)
+    else:
+        names, policy, chances = _chosen(here.site, count)
+    first = seed if seed is not None else int(here.site.rng().integers(_SEED))
+    seeds = [first + at for at in range(each)]
+    plan([prompt], names, seeds, negative=negative, steps=steps, guidance=guidance)  # says what is wrong with it
+    work = {
+        "kind": "generate", "prompt": prompt, "negative": negative, "models": names, "seeds": seeds, "steps": steps,
+        "guidance": guidance, "policy": policy, "chances": dict(zip(names, chances, strict=True)),
+    }  # fmt: skip
+    return _ordered(here, work, key=key)
+
+
+@router.get("/mix", summary="A form: the content of one picture in the style of other models")
+def mix_form(here: Here, picture: Annotated[str, Query(max_length=200)] = "") -> Response:
+    site = here.site
+    site.gallery.refresh()
+    models = _drawing(site)
+    source = site.gallery.get(picture) if picture else None
+    recent = [card(one) for one in site.gallery.everything()[-24:][::-1]]
+    facts = {
+        "source": None if source is None else card(source), "models": [_fact(model) for model in models],
+        "content": _reader(models, source), "jobs": [_job(job) for job in _mine(here)],
+    }  # fmt: skip
+    return here.page("mix.html", facts, view={"recent": recent})
+
+
+@router.post("/mix", summary="Order a cocktail: a picture in the style of models; the answer is a job")
+def mix(
+    here: Here,
+    styles: Annotated[list[str], Form(max_length=12)] = [],  # noqa: B006
+    prompt: Annotated[str, Form(max_length=2000, description="What the picture shows; its own when empty.")] = "",
+    picture: Annotated[str, Form(max_length=200, description="Id of a picture of the gallery, or upload one.")] = "",
+    upload: UploadFile | None = None,
+    content: Annotated[str, Form(max_length=200, description="Model that reads it; the one that drew it.")] = "",
+    negative: Annotated[str, Form(max_length=2000)] = "",
+    alpha: Annotated[float, Form(ge=0, le=10)] = 1.0,
+    beta: Annotated[float, Form(ge=0, le=5)] = 0.0,
+    guidance: Annotated[float, Form(ge=0, le=30)] = 5.0,
+    attention: Annotated[float, Form(ge=0, le=1, description="Share of steps with attention injected.")] = 0.5,
+    convolution: Annotated[float, Form(ge=0, le=1, description="Share of steps with features injected.")] = 0.8,
+    steps: Annotated[int, Form(ge=2, le=150)] = 25,
+    inversion: Annotated[Literal["ddim", "fixed-point", "bdia", "edict"], Form()] = "ddim",
+    mask: Annotated[Literal["", "left", "right", "top", "bottom"], Form(description="Side that keeps structure.")] = "",
+    mask_upload: Annotated[UploadFile | None, Form(description="White keeps its structure, black is free.")] = None,
+    share: Annotated[float | None, Form(ge=0, le=1, description="Mix two styles: share of the second.")] = None,
+    key: Key = None,
+) -> Response:
+    site = here.site
+    source = site.gallery.get(picture) if picture else None
+    file, image = _source(site, source, upload)
+    given = " ".join(prompt.split()) or ("" if source is None else source.prompt)
+    _allowed(here, given)
+    if not styles:
+        raise InvalidArgument("no style was chosen; choose at least one model to draw the picture anew")
+    if share is not None and len(styles) != 2:
+        raise InvalidArgument(f"a share mixes two styles into one; {len(styles)} chosen: choose two, or leave it out")
+    reader = content or _reader(_drawing(site), source)
+    cover: str | None = mask or None
+    if mask_upload is not None and mask_upload.size:
+        cover = str(_taken(site, mask_upload)[0])
+    unwanted = " ".join(negative.split())
+    plan([given], [reader], [0], negative=unwanted)
+    work = {
+        "kind": "mix", "picture": str(file), "source": image, "content": _model(site, reader).name,
+        "styles": list(dict.fromkeys(_model(site, name).name for name in styles)), "prompt": given,
+        "negative": unwanted, "mask": cover, "shares": [] if share is None else [share],
+        "settings": {
+            "alpha": alpha, "beta": beta, "guidance": guidance, "attention": attention, "convolution": convolution,
+            "steps": steps, "inversion": inversion,
+        },
+    }  # fmt: skip
+    return _ordered(here, work, needs=[file], key=key)
+
+
+@router.post("/matrix", summary="Order every model's content in every model's style; the answer is a job")
+def matrix(
+    here: Here,
+    prompt: Annotated[str, Form(max_length=2000)],
+    models: Annotated[list[str], Form(min_length=2, max_length=6)],
+    seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
+    negative: Annotated[str, Form(max_length=2000)] = "",
+    alpha: Annotated[float, Form(ge=0, le=10)] = 1.0,
+    guidance: Annotated[float, Form(ge=0, le=30)] = 5.0,
+    steps: Annotated[int, Form(ge=2, le=150)] = 25,
+    key: Key = None,
+) -> Response:
+    prompt, names = " ".join(prompt.split()), [_model(here.site, name).name for name in dict.fromkeys(models)]
+    _allowed(here, prompt)
+    plan([prompt], names, [seed], negative=negative)
+    work = {
+        "kind": "matrix", "prompt": prompt, "models": names, "seed": seed, "negative": " ".join(negative.split()),
+        "settings": {
+            "alpha": alpha, "beta": 0.0, "guidance": guidance, "attention": 0.5, "convolution": 0.8, "steps": steps,
+            "inversion": "ddim",
+        },
+    }  # fmt: skip
+    return _ordered(here, work, key=key)
+
+
+@router.get("/job/{number}", summary="A job: how far it is, and the pictures that are finished")
+def job_page(here: Here, number: Number) -> Response:
+    return _told(here, _own(here, number))
+
+
+@router.post("/job/{number}/cancel", summary="Cancel a job; what is finished stays")
+def cancel(here: Here, number: Number) -> Response:
+    _own(here, number)
+    return _told(here, here.site.jobs.cancel(number))
+
+
+# -- orders ------------------------------------------------------------------------------------------------------------
+
+
+def _ordered(here: Visit, work: dict[str, Any], *, needs: Sequence[Path] = (), key: str | None) -> Response:
+    if here.public and len(_mine(here, waiting=True)) >= here.site.settings.orders:
+        raise Refused(
+            429, f"{here.site.settings.orders} of your orders are not finished yet; wait for one, or cancel it"
+        )
+    number = here.site.jobs.enqueue(
+        work, user=here.person, needs=needs, key=None if key is None else f"{here.person[:90]} {key}"
+    )
+    return here.go(f"/job/{number}", {"job": number, "page": f"/job/{number}"})
+
+
+def _chosen(site: Site, count: int) -> tuple[list[str], str, list[float]]:
+    """Models for a prompt, each alike: the policy that needs to know nothing, and from which all can be learned."""
+    models = _drawing(site)
+    if not models:
+        raise InvalidArgument("this gallery has no model that draws; start it with --models")
+    count = min(count, len(models))
+    chosen = site.rng().permutation(len(models))[:count]
+    return [models[at].name for at in chosen], "uniform", [count / len(models)] * count
+
+
+def _allowed(here: Visit, prompt: str) -> None:
+    if not prompt:
+        raise InvalidArgument("the prompt is empty; say what the picture shows, such as 'a red apple'")
+    if here.public and here.site.settings.refuse(prompt):
+        raise InvalidArgument("this gallery draws no such pictures; choose another prompt")
+
+
+def _source(site: Site, picture: Picture | None, upload: UploadFile | None) -> tuple[Path, str]:
+    """File and address of the picture to start from."""
+    if upload is not None and upload.size:
+        return _taken(site, upload)
+    if picture is None:
+        raise InvalidArgument("no picture to start from; choose one of the gallery, or upload one")
+    return picture.file, card(picture).image
+
+
+def _taken(site: Site, upload: UploadFile) -> tuple[Path, str]:
+    """An upload as a picture of ours. Raises InvalidArgument for what is none."""
+    settings = site.settings
+    content = upload.file.read(settings.upload_bytes + 1)
+    if len(content) > settings.upload_bytes:
+        raise Refused(413, f"an upload of more than {settings.upload_bytes:,} bytes; send a smaller picture")
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=settings.uploads, prefix=".") as raw:
+        raw.write(content)
+        raw.flush()
+        try:
+            image = read_picture(raw.name, limit=settings.upload_pixels)
+        except ValueError as error:
+            problem = getattr(error, "problem", str(error))
+            raise InvalidArgument(f"the upload cannot be used: {problem}") from error
+    id = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
+    return write_picture(image, settings.uploads / f"{id}.png"), f"/uploads/{id}.png"
+
+
+def _drawing(site: Site) -> list[Model]:
+    return [model for model in site.gallery.models.values() if model.draws]
+
+
+def _model(site: Site, name: str) -> Model:
+    known = {model.name: model for model in _drawing(site)}
+    if name not in known:
+        raise UnknownName("model that draws here", name[:80], known)
+    return known[name]
+
+
+def _reader(models: Sequence[Model], source: Picture | None) -> str:
+    """The model that drew the picture, or the first there is."""
+    names = [model.name for model in models]
+    drew = "" if source is None else source.recipe.models[0].name
+    return drew if drew in names else names[0] if names else ""
+
+
+def _fact(model: Model) -> dict[str, Any]:
+    return {"name": model.name, "title": model.title, "maker": model.maker, "base": model.base}
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def _mine(here: Visit, *, waiting: bool = False) -> list[Job]:
+    jobs = here.site.jobs.jobs(user=here.person, limit=20)
+    return [job for job in jobs if job.state not in _ENDED] if waiting else jobs
+
+
+def _own(here: Visit, number: int) -> Job:
+    job = here.site.jobs.job(number)
+    if here.public and job.user != here.person:
+        raise UnknownId(f"there is no job {number} of yours")
+    return job
+
+
+def _told(here: Visit, job: Job) -> Response:
+    site = here.site
+    site.gallery.refresh()
+    result = job.result or {}
+    ids = list(result.get("pictures") or [item.id for item in site.store.items(job=job.job)])
+    pictures = [site.gallery.get(id) for id in dict.fromkeys(ids) if site.gallery.has(id)]
+    facts = {
+        "job": _job(job), "ahead": site.jobs.ahead(job.job), "cards": _shown(here, job, pictures),
+        "wanted": _wanted(job), "numbers": result.get("numbers", {}), "rows": result.get("rows"),
+        "ended": job.state in _ENDED,
+    }  # fmt: skip
+    view = {
+        "titles": {name: model.title for name, model in site.gallery.models.items()},
+        "source": job.work.get("source"),
+    }
+    return here.page("_job.html" if here.htmx else "job.html", facts, view=view)
+
+
+def _shown(here: Visit, job: Job, pictures: Sequence[Picture]) -> list[Card]:
+    """The pictures; each is logged when it first appears, with the probability with which its model was chosen."""
+    site, seen = here.site, here.site.store.seen(here.person)
+    policy, chances = str(job.work.get("policy", "asked for")), job.work.get("chances", {})
+    new = [one for one in pictures if one.id not in seen and not one.hidden]
+    fresh = {
+        one.id: one
+        for one in show(site, here.person, new, f"generate {policy}", [chances.get(one.model, 1.0) for one in new])
+    }
+    words = site.store.words(here.person)
+    return [fresh.get(one.id) or card(one, words.get(one.id)) for one in pictures]
+
+
+def _wanted(job: Job) -> int:
+    """How many pictures it will make."""
+    work = job.work
+    if work["kind"] == "generate":
+        return len(work["models"]) * len(work["seeds"])
+    return len(work["models"]) ** 2 if work["kind"] == "matrix" else len(work["shares"]) or len(work["styles"])
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """A job without paths of this machine."""
+    work = {name: value for name, value in job.work.items() if name not in ("picture", "mask")}
+    return {
+        "job": job.job, "state": job.state, "progress": job.progress, "message": job.message, "work": work,
+        "time": job.time, "changed": job.changed,
+    }  # fmt: skip

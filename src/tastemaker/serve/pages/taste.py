@@ -1,0 +1,144 @@
+"""For you, what people say, and taking it back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Header, Query
+from starlette.responses import Response
+
+from tastemaker.errors import UnknownId
+from tastemaker.serve.cards import Card, card, show
+from tastemaker.serve.events import Said, Undone
+from tastemaker.serve.gallery import Picture
+from tastemaker.serve.store import Past
+from tastemaker.serve.taste import Picks
+from tastemaker.serve.visit import Here, Site, Visit
+
+router = APIRouter(tags=["taste"])
+VALUES = {"like": 1, "superlike": 1, "dislike": -1}
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=100)]
+
+
+@router.get("/for-you", summary="Pictures chosen for you; each is logged as shown")
+def for_you(
+    here: Here,
+    k: Annotated[int, Query(ge=1, le=50, description="How many; the page shows one at a time.")] = 1,
+    again: Annotated[bool, Query(description="Also what you were shown before and said nothing about.")] = False,
+) -> Response:
+    return _deck(here, _picked(here, k, again=again))
+
+
+@router.post("/say", summary="Like, superlike or dislike a picture")
+def say(
+    here: Here,
+    item: Annotated[str, Form(max_length=200)],
+    value: Annotated[Literal["like", "superlike", "dislike"], Form()],
+    impression: Annotated[
+        int | None, Form(ge=1, le=2**62, description="That it answers; the last one if none.")
+    ] = None,
+    then: Annotated[Literal["card", "deck"], Form(description="What to answer with.")] = "card",
+    key: Key = None,
+) -> Response:
+    picture = here.site.gallery.get(item)
+    said = Said(here.person, picture.id, VALUES[value], value == "superlike", impression)
+    receipt = here.site.store.add(said, key=None if key is None else f"{here.person[:90]} {key}")
+    here.site.learned()
+    if then == "deck":
+        return _deck(here, _picked(here, 1))
+    return _again(here, picture, impression, receipt.seq)
+
+
+@router.post("/undo", summary="Take back a word or a vote: the last one, or the one given")
+def undo(
+    here: Here,
+    seq: Annotated[int | None, Form(ge=1, le=2**62)] = None,
+    then: Annotated[Literal["card", "deck", "history"], Form()] = "history",
+) -> Response:
+    site = here.site
+    past = next(
+        (one for one in site.store.history(here.person, 500) if (not one.undone if seq is None else one.seq == seq)),
+        None,
+    )
+    if past is None:
+        raise UnknownId("nothing of yours to take back" if seq is None else f"you said nothing under the number {seq}")
+    site.store.add(Undone(here.person, past.seq))
+    known = [site.gallery.get(item) for item in past.items if site.gallery.has(item)]
+    if then == "deck" and known:
+        return _deck(here, show(site, here.person, known[:1], "undone", [1.0], why=["You took your word back."]))
+    if then == "card" and known and past.value is not None:
+        return _again(here, known[0], None, past.seq)
+    return here.go("/history", {"undone": past.seq, "items": past.items})
+
+
+@router.get("/history", summary="What you said and voted, newest first")
+def history(here: Here, k: Annotated[int, Query(ge=1, le=500)] = 60) -> Response:
+    entries = [_entry(here.site, past) for past in here.site.store.history(here.person, k)]
+    return here.page("history.html", {"entries": entries})
+
+
+def _again(here: Visit, picture: Picture, impression: int | None, seq: int) -> Response:
+    """The card once more, with what is in force now."""
+    word = here.site.store.words(here.person).get(picture.id)
+    shown = card(picture, word, impression=impression)
+    if here.htmx:
+        return here.page("_reactions.html", {"card": shown})
+    return here.go(shown.page, {"seq": seq, "card": shown.__dict__})
+
+
+def _picked(here: Visit, k: int, *, again: bool = False) -> list[Card]:
+    site, person = here.site, here.person
+    site.gallery.refresh()
+    shown = [picture.id for picture in site.gallery.everything()]
+    picks = site.learner.recommend(
+        person, k, among=shown, unseen_only=not again, explore=site.settings.explore, rng=site.rng()
+    )
+    pictures = [site.gallery.get(item) for item in picks.items]
+    why = [_why(site, person, picks, at) for at in range(len(pictures))]
+    return show(site, person, pictures, picks.policy, picks.probabilities, why=why)
+
+
+def _deck(here: Visit, cards: list[Card]) -> Response:
+    said = here.site.store.words(here.person)
+    likes = sum(word.value > 0 for word in said.values())
+    facts = {
+        "cards": cards,
+        "likes": likes,
+        "dislikes": len(said) - likes,
+        "version": here.site.learner.version.version,
+    }
+    return here.page("_deck.html" if here.htmx else "for_you.html", facts, view={"total": len(here.site.gallery)})
+
+
+def _why(site: Site, person: str, picks: Picks, at: int) -> str:
+    """Why this picture, in a sentence."""
+    if picks.policy == "random":
+        return "Chosen at random: nothing has been learned yet. Every like and dislike counts."
+    if picks.scores[at] is None or picks.probabilities[at] < 0.5:
+        share = site.settings.explore
+        return f"Chosen at random: about {share:.0%} of the places are, so that new pictures and makers get a chance."
+    known = [one for one in site.learner.why(person, picks.items[at], 3) if site.gallery.has(one[0]) and one[2] > 0]
+    if not known:
+        return "Liked by others. Say what you think of a few pictures, and this list becomes yours."
+    told = [
+        f"you {'liked' if value > 0 else 'disliked'} “{_named(site.gallery.get(item))}”" for item, value, _ in known[:2]
+    ]
+    return f"Because {' and '.join(told)}."
+
+
+def _named(picture: Picture) -> str:
+    return f"{picture.prompt} ({picture.title})"
+
+
+def _entry(site: Site, past: Past) -> dict[str, object]:
+    cards = [card(site.gallery.get(item)) for item in past.items if site.gallery.has(item)]
+    if past.value is None:
+        best = past.choices[0].chosen
+        title = cards[0].prompt if cards else "pictures that are gone"
+        winners = [one.title for one in cards if one.id in best]
+        what = f"preferred {' and '.join(winners)}" if winners else "found none good enough"
+        what = f"called {' and '.join(winners)} equal" if len(winners) > 1 else what
+    else:
+        what = "superliked" if past.superlike else "liked" if past.value > 0 else "disliked"
+        title = cards[0].prompt if cards else "a picture that is gone"
+    return {"seq": past.seq, "time": past.time, "what": what, "title": title, "cards": cards, "undone": past.undone}

@@ -1,0 +1,347 @@
+"""The gallery through its addresses: pages, their JSON twins, what they log, and what they refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'tastemaker[serve]'")
+
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tastemaker.errors import DataError, InvalidArgument
+from tastemaker.serve.app import create_app
+from tastemaker.serve.gallery import Gallery, Wish, import_folder
+from tastemaker.serve.settings import Settings
+from tastemaker.serve.store import Store
+from tastemaker.serve.visit import Site
+from tests.serve.planted import MODELS, SUBJECTS, plant
+
+JSON = {"Accept": "application/json"}
+PAGES = ("/explore", "/for-you", "/compare", "/leaderboard", "/generate", "/mix", "/audit", "/history", "/session")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plant(tmp_path_factory.mktemp("planted") / "grid")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, folder: Path) -> Settings:
+    return Settings(tmp_path / "home", (folder,), models=(), seed=7, refit_after=0)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), base_url="http://localhost:8765") as made:
+        made.headers["X-CSRF-Token"] = made.get("/session", headers=JSON).json()["token"]
+        yield made
+
+
+def site(client: TestClient) -> Site:
+    found: Site = client.app.state.site  # type: ignore[attr-defined]
+    return found
+
+
+def person(client: TestClient) -> str:
+    return str(client.get("/session", headers=JSON).json()["person"])
+
+
+def first_card(client: TestClient) -> dict[str, object]:
+    card: dict[str, object] = client.get("/explore?k=1", headers=JSON).json()["cards"][0]
+    return card
+
+
+class TestEveryPage:
+    @pytest.mark.parametrize("page", PAGES)
+    def test_is_html_for_people_and_json_for_programs(self, client: TestClient, page: str) -> None:
+        html, twin, asked = client.get(page), client.get(page, headers=JSON), client.get(f"{page}?format=json")
+        assert (html.status_code, twin.status_code, asked.status_code) == (200, 200, 200)
+        assert html.text.startswith("<!doctype html>")
+        assert isinstance(twin.json(), dict)
+        assert twin.json().keys() == asked.json().keys()
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_of_an_empty_gallery_stands_too(self, tmp_path: Path, page: str) -> None:
+        with TestClient(create_app(Settings(tmp_path, models=())), base_url="http://localhost") as empty:
+            assert empty.get(page).status_code == 200
+            assert empty.get(page, headers=JSON).status_code == 200
+
+    def test_is_named_in_the_schema_with_its_errors(self, client: TestClient) -> None:
+        schema = client.get("/openapi.json").json()
+        assert set(PAGES) <= schema["paths"].keys()
+        assert all(
+            one["summary"] and "422" in one["responses"] for path in schema["paths"].values() for one in path.values()
+        )
+
+    def test_loads_nothing_from_elsewhere(self, client: TestClient) -> None:
+        for page in (*PAGES, first_card(client)["page"]):
+            answer = client.get(str(page))
+            assert "://" not in answer.text.replace("http://www.w3.org", "")
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+class TestExplore:
+    def test_pages_show_each_picture_once(self, client: TestClient) -> None:
+        found, after = [], ""
+        while True:
+            page = client.get("/explore", params={"k": 7, "after": after}, headers=JSON).json()
+            found += [card["id"] for card in page["cards"]]
+            if page["next"] is None:
+                break
+            after = page["next"]
+        assert len(found) == len(set(found)) == 2 * len(SUBJECTS) * len(MODELS)
+
+    def test_chance_of_a_place_is_one_of_those_left(self, client: TestClient) -> None:
+        page = client.get("/explore?k=3", headers=JSON).json()
+        n = page["left"]
+        assert [card["probability"] for card in page["cards"]] == [1 / n, 1 / (n - 1), 1 / (n - 2)]
+        log = site(client).store.log()
+        assert log.impressions is not None
+        assert log.impressions["policy"].to_list() == ["uniform"] * 3
+        assert log.impressions["position"].to_list() == [0, 1, 2]
+
+    def test_order_differs_between_sessions_and_not_within_one(self, client: TestClient) -> None:
+        one = [card["id"] for card in client.get("/explore", headers=JSON).json()["cards"]]
+        assert [card["id"] for card in client.get("/explore", headers=JSON).json()["cards"]] == one
+        client.cookies.clear()
+        assert [card["id"] for card in client.get("/explore", headers=JSON).json()["cards"]] != one
+
+    @pytest.mark.parametrize(
+        ("wish", "n"),
+        [
+            ("tag=sky", 16),
+            ("maker=Bela", 24),
+            ("base=dark", 12),
+            ("q=red+neon", 2),
+            ("model=ink&tag=food", 4),
+            ("tag=no", 0),
+        ],
+    )
+    def test_facets_and_words_leave_what_fits(self, client: TestClient, wish: str, n: int) -> None:
+        page = client.get(f"/explore?k=100&{wish}", headers=JSON).json()
+        assert page["left"] == len(page["cards"]) == n
+
+    def test_counts_of_a_facet_say_what_choosing_it_leaves(self, client: TestClient) -> None:
+        facets = client.get("/explore?tag=sky", headers=JSON).json()["facets"]
+        for maker, n in facets["maker"]:
+            assert client.get(f"/explore?tag=sky&maker={maker}", headers=JSON).json()["left"] == n
+        assert dict(facets["tag"]) == {"food": 16, "sky": 16, "town": 16}
+
+    def test_unseen_leaves_out_what_was_shown(self, client: TestClient) -> None:
+        shown = {card["id"] for card in client.get("/explore?k=20", headers=JSON).json()["cards"]}
+        rest = client.get("/explore?k=100&unseen=true", headers=JSON).json()["cards"]
+        assert len(rest) == 48 - 20
+        assert not shown & {card["id"] for card in rest}
+
+    @pytest.mark.parametrize(
+        "query", ["after=x", "after=1.99999999999999999999", "k=0", "k=101", "sort=best", "q=" + "x" * 300]
+    )
+    def test_refuses_what_makes_no_sense(self, client: TestClient, query: str) -> None:
+        answer = client.get(f"/explore?{query}", headers=JSON)
+        assert answer.status_code == 422
+        assert answer.json()["message"]
+
+
+class TestTaste:
+    def test_like_answers_its_impression_and_undo_takes_it_back(self, client: TestClient) -> None:
+        card = client.get("/for-you", headers=JSON).json()["cards"][0]
+        assert card["policy"] == "random"
+        assert 0 < card["probability"] <= 1
+        assert card["why"]
+        said = client.post(
+            "/say", data={"item": card["id"], "value": "like", "impression": card["impression"]}, headers=JSON
+        )
+        assert said.status_code == 200, said.text
+        me = person(client)
+        assert site(client).store.words(me)[card["id"]].value == 1
+        assert client.get("/history", headers=JSON).json()["entries"][0]["what"] == "liked"
+        assert client.post("/undo", headers=JSON).status_code == 200
+        assert site(client).store.words(me) == {}
+        assert client.post("/undo", headers=JSON).status_code == 404
+
+    @pytest.mark.parametrize(
+        ("value", "number", "superlike"), [("like", 1, False), ("superlike", 1, True), ("dislike", -1, False)]
+    )
+    def test_values(self, client: TestClient, value: str, number: int, superlike: bool) -> None:
+        card = first_card(client)
+        client.post("/say", data={"item": card["id"], "value": value})
+        word = site(client).store.words(person(client))[str(card["id"])]
+        assert (word.value, word.superlike) == (number, superlike)
+
+    def test_same_key_counts_once(self, client: TestClient) -> None:
+        card = first_card(client)
+        sent = [
+            client.post("/say", data={"item": card["id"], "value": "like"}, headers={**JSON, "Idempotency-Key": "k1"})
+            for _ in range(3)
+        ]
+        assert {one.json()["seq"] for one in sent} == {sent[0].json()["seq"]}
+        other = client.post(
+            "/say", data={"item": card["id"], "value": "dislike"}, headers={**JSON, "Idempotency-Key": "k1"}
+        )
+        assert other.status_code == 409
+
+    def test_what_was_judged_is_not_recommended_again(self, client: TestClient) -> None:
+        for _ in range(48):
+            card = client.get("/for-you", headers=JSON).json()["cards"][0]
+            client.post("/say", data={"item": card["id"], "value": "like", "impression": card["impression"]})
+        assert len(site(client).store.words(person(client))) == 48
+        assert client.get("/for-you", headers=JSON).json()["cards"] == []
+        assert "You have seen them all" in client.get("/for-you").text
+
+    def test_after_a_fit_the_reason_names_what_was_liked(self, client: TestClient) -> None:
+        cards = client.get("/explore?k=100&model=neon", headers=JSON).json()["cards"]
+        for card in cards[:6]:
+            client.post("/say", data={"item": card["id"], "value": "like"})
+        site(client).learner.refit(rng=0)
+        why = [card["why"] for card in client.get("/for-you?k=20&again=true", headers=JSON).json()["cards"]]
+        assert any("you liked" in one or "Liked by others" in one for one in why)
+
+    @pytest.mark.parametrize(
+        ("form", "status"),
+        [
+            ({"item": "nothing", "value": "like"}, 404), ({"value": "like"}, 422),
+            ({"item": "x", "value": "love"}, 422), ({"item": "x" * 300, "value": "like"}, 422),
+            ({"item": "\0", "value": "like"}, 404), ({"item": "../../etc/passwd", "value": "like"}, 404),
+        ],
+    )  # fmt: skip
+    def test_refuses(self, client: TestClient, form: dict[str, str], status: int) -> None:
+        answer = client.post("/say", data=form, headers=JSON)
+        assert (answer.status_code, answer.json()["status"]) == (status, status)
+
+    def test_nobody_undoes_what_another_said(self, client: TestClient) -> None:
+        card = first_card(client)
+        seq = client.post("/say", data={"item": card["id"], "value": "like"}, headers=JSON).json()["seq"]
+        other = client.post("/session", data={"name": "Zoe"}, headers=JSON).json()
+        answer = client.post("/undo", data={"seq": seq}, headers={**JSON, "X-CSRF-Token": other["token"]})
+        assert answer.status_code == 404
+
+
+class TestVotes:
+    def test_a_battle_is_blind_logged_and_counted(self, client: TestClient) -> None:
+        asked = client.get("/compare", headers=JSON).json()
+        assert len(asked["cards"]) == 2
+        assert not any(model in json.dumps(asked["cards"]) for model in MODELS)
+        n_prompts, pairs, pictures = len(SUBJECTS), 4 * 3, 2 * 2
+        assert asked["probability"] == pytest.approx(1 / (n_prompts * pairs * pictures))
+        after = client.post("/compare", data={"question": asked["question"], "answer": "1"}, headers=JSON).json()
+        assert after["last"]["best"] == after["last"]["models"][:1]
+        board = client.get("/leaderboard", headers=JSON).json()["rows"]
+        assert board[0]["title"] == after["last"]["best"][0]
+        assert board[0]["low"] < board[0]["rating"] < board[0]["high"]
+
+    @pytest.mark.parametrize(("k", "answer"), [(2, "tie"), (2, "none"), (2, "2"), (4, "4"), (4, "none")])
+    def test_answers(self, client: TestClient, k: int, answer: str) -> None:
+        asked = client.get(f"/compare?k={k}", headers=JSON).json()
+        assert (
+            client.post("/compare", data={"question": asked["question"], "answer": answer}, headers=JSON).status_code
+            == 200
+        )
+        ((_, vote),) = site(client).store.votes()
+        assert vote.choices[0].among[-1] is None
+        assert vote.tag in SUBJECTS.values()
+
+    def test_a_question_counts_once_and_cannot_be_changed(self, client: TestClient) -> None:
+        asked = client.get("/compare", headers=JSON).json()["question"]
+        body, _, tag = asked.partition(".")
+        for forged in (f"{body[:-4]}AAAA.{tag}", f"{body}.{'0' * 40}", "x", "é.ü"):
+            assert client.post("/compare", data={"question": forged, "answer": "1"}, headers=JSON).status_code == 422
+        for answer, status in (("1", 200), ("1", 200), ("2", 409), ("tie", 409), ("9", 422), ("x", 422)):
+            sent = client.post("/compare", data={"question": asked, "answer": answer}, headers=JSON)
+            assert sent.status_code == status, (answer, sent.text)
+        assert len(site(client).store.votes()) == 1
+
+    def test_boards_by_tag_and_mine(self, client: TestClient) -> None:
+        for _ in range(12):
+            asked = client.get("/compare?tag=sky", headers=JSON).json()
+            client.post("/compare", data={"question": asked["question"], "answer": "1"})
+        tagged = client.get("/leaderboard?tag=sky", headers=JSON).json()
+        assert sum(row["votes"] for row in tagged["rows"]) == 24
+        assert client.get("/leaderboard?tag=food", headers=JSON).json()["rows"] == []
+        assert client.get("/leaderboard?mine=true", headers=JSON).json()["rows"]
+        assert client.get("/leaderboard?tag=no", headers=JSON).status_code == 404
+        assert client.get("/model/ink", headers=JSON).json()["pictures"] == 12
+        assert client.get("/model/no/such", headers=JSON).status_code == 404
+
+
+class TestPictures:
+    def test_page_carries_the_recipe_and_its_reuse(self, client: TestClient) -> None:
+        card = first_card(client)
+        page = client.get(str(card["page"]))
+        assert f'alt="{card["prompt"]}, drawn by {card["title"]}"' in page.text
+        assert "/generate?prompt=" in page.text
+        twin = client.get(str(card["page"]), headers=JSON).json()
+        assert twin["recipe"]["seed"] == card["seed"]
+        assert twin["others"]
+
+    def test_files_may_be_kept_for_ever(self, client: TestClient) -> None:
+        card = first_card(client)
+        for address in ("image", "thumbnail"):
+            answer = client.get(str(card[address]))
+            assert "immutable" in answer.headers["cache-control"]
+            assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+
+    def test_large_pictures_get_thumbnails(self, tmp_path: Path) -> None:
+        large = plant(tmp_path / "large", seeds=1, side=512)
+        app = create_app(Settings(tmp_path / "home", (large,), models=()))
+        with TestClient(app, base_url="http://localhost") as client:
+            answer = client.get(str(first_card(client)["thumbnail"]))
+            image = Image.open(io.BytesIO(answer.content))
+            assert (image.format, image.size) == ("WEBP", (320, 320))
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "/images/no.png",
+            "/images/..%2f..%2fsecret.png",
+            "/picture/%2e%2e",
+            "/uploads/..%2f..%2fstore.db.png",
+            "/uploads/00.png",
+            "/static/../app.py",
+            "/static/..%2fapp.py",
+        ],
+    )
+    def test_nothing_leads_out_of_the_folders(self, client: TestClient, address: str) -> None:
+        assert client.get(address, headers=JSON).status_code == 404
+
+    def test_a_vanished_file_is_not_found(self, tmp_path: Path) -> None:
+        folder = plant(tmp_path / "grid", seeds=1)
+        app = create_app(Settings(tmp_path / "home", (folder,), models=()))
+        with TestClient(app, base_url="http://localhost") as client:
+            card = first_card(client)
+            (folder / str(card["model"]) / f"{card['id']}.png").unlink()
+            assert client.get(str(card["image"]), headers=JSON).status_code == 404
+            assert client.get("/explore").status_code == 200
+
+
+class TestGallery:
+    def test_importing_twice_stores_once(self, tmp_path: Path, folder: Path) -> None:
+        with Store(tmp_path / "store.db") as store:
+            assert import_folder(store, folder) == 48
+            assert import_folder(store, folder) == 0
+
+    @pytest.mark.parametrize("row", ["../secret.png", "/etc/passwd", "flat/x.txt"])
+    def test_a_catalogue_cannot_name_files_outside(self, tmp_path: Path, row: str) -> None:
+        folder = plant(tmp_path / "grid", seeds=1)
+        with (folder / "catalogue.csv").open("a") as file:
+            file.write(f"{row},a,,m,h,,1,20,4,64,64,DDIM,,\n")
+        with Store(tmp_path / "store.db") as store, pytest.raises(DataError, match="inside the folder"):
+            import_folder(store, folder)
+
+    def test_explicit_prompts_are_hidden(self, tmp_path: Path, folder: Path) -> None:
+        settings = Settings(tmp_path, (folder,), models=(), refuse=lambda prompt: "moon" in prompt)
+        with Store(tmp_path / "store.db") as store:
+            import_folder(store, folder)
+            gallery = Gallery(store, settings)
+            assert len(gallery) == 40
+            assert gallery.find(Wish(words="moon")) == []
+
+    def test_settings_are_checked(self, tmp_path: Path) -> None:
+        for wrong in ({"explore": 0.0}, {"public": True}, {"reads": 0}):
+            with pytest.raises(InvalidArgument):
+                Settings(tmp_path, **wrong)  # type: ignore[arg-type]

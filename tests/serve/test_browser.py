@@ -1,0 +1,178 @@
+"""The gallery in a real browser: every page, the keyboard, a phone's width, and what assistive technology would miss.
+
+Needs Chromium (`apt-get install chromium`) and the Python package playwright; skipped with a reason without them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'tastemaker[serve]'")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'tastemaker[serve]'")
+pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
+
+import uvicorn
+from playwright.sync_api import sync_playwright
+
+from tastemaker.serve.app import create_app
+from tastemaker.serve.settings import Settings
+from tests.serve.planted import plant
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+PAGES = (
+    "explore",
+    "for-you",
+    "compare",
+    "compare?k=4",
+    "leaderboard",
+    "generate",
+    "mix",
+    "audit",
+    "history",
+    "session",
+)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("gallery")
+    plant(folder / "grid", seeds=3)
+    settings = Settings(folder / "home", (folder / "grid",), models=(), refit_after=0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test at its end where the console showed an error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(20_000)
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    yield opened
+    context.close()
+    assert [one for one in said if "403" not in one] == []  # one test provokes these
+
+
+def ready(page: Any, address: str) -> None:
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_every_page_fits_its_window(page: Any, address: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    for name in PAGES:
+        ready(page, f"{address}/{name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert page.locator("h1").count() == 1, name
+
+
+def test_keys_like_dislike_superlike_skip_and_undo(page: Any, address: str) -> None:
+    ready(page, f"{address}/for-you")
+    seen = []
+    for key, likes, dislikes in (
+        ("ArrowRight", 1, 0),
+        ("ArrowUp", 2, 0),
+        ("ArrowLeft", 2, 1),
+        (" ", 2, 1),
+        ("z", 2, 0),
+    ):
+        before = page.locator("#deck input[name=impression]").first.input_value()
+        seen.append(page.locator("#deck input[name=item]").first.input_value())
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "before => document.querySelector('#deck input[name=impression]')?.value !== before", arg=before
+        )
+        assert f"{likes} liked, {dislikes} disliked" in page.locator(".keys").inner_text()
+    assert page.locator("#deck input[name=item]").first.input_value() == seen[2]  # the disliked one is back
+
+
+def test_explore_scrolls_on_likes_and_searches(page: Any, address: str) -> None:
+    ready(page, f"{address}/explore")
+    assert page.locator(".card").count() >= 24
+    for _ in range(8):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.wait_for_timeout(300)
+    page.wait_for_function("() => document.querySelectorAll('.card').length === 72")
+    like = page.locator(".react.like").nth(2)
+    like.click()
+    page.wait_for_selector(".react.like[aria-pressed=true]")
+    page.locator(".react.like[aria-pressed=true]").click()
+    page.wait_for_function("() => !document.querySelector('.react[aria-pressed=true]')")
+    page.fill("#q", "moon neon")
+    page.wait_for_function("() => document.querySelectorAll('.card').length === 3")
+    assert "q=moon" in page.url
+    page.fill("#q", "")
+    page.select_option("select[name=tag]", "sky")
+    page.wait_for_function("() => document.querySelector('.count').textContent.startsWith('24 of 72')")
+
+
+def test_a_journey_from_like_to_leaderboard(page: Any, address: str) -> None:
+    ready(page, f"{address}/explore")
+    page.locator(".card .frame").first.click()
+    page.wait_for_selector("text=Recipe")
+    page.locator(".react.superlike").click()
+    page.wait_for_selector(".react.superlike[aria-pressed=true]")
+    ready(page, f"{address}/compare")
+    for key in ("ArrowLeft", "ArrowRight", "t", "b"):
+        before = page.locator("#battle input[name=question]").input_value()
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "before => document.querySelector('#battle input[name=question]').value !== before", arg=before
+        )
+        assert page.locator(".last").is_visible()
+    ready(page, f"{address}/leaderboard?mine=true")
+    assert page.locator("table.board tbody tr").count() == 4
+    ready(page, f"{address}/history")
+    assert page.locator(".past li").count() == 5
+    page.keyboard.press("z")
+    page.wait_for_selector(".past li.undone")
+
+
+def test_errors_are_told_in_the_page(page: Any, address: str) -> None:
+    ready(page, f"{address}/for-you")
+    page.evaluate("document.body.setAttribute('hx-headers', '{\"X-CSRF-Token\": \"no\"}')")
+    page.evaluate("document.querySelectorAll('[name=csrf]').forEach(field => field.remove())")
+    with page.expect_response(lambda answer: answer.status == 403):
+        page.locator(".round.like").click()
+    page.wait_for_selector("#notice .problem")
+    assert "load the page again" in page.locator("#notice").inner_text()
+
+
+def test_nothing_for_assistive_technology_to_stumble_over(page: Any, address: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    first = f"picture/{page.request.get(f'{address}/explore?format=json').json()['cards'][0]['id']}"
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for name in (*PAGES, first, "model/neon"):
+            ready(page, f"{address}/{name}")
+            found = axe.Axe().run(page)
+            assert found.violations_count == 0, f"{name} {scheme}: {found.generate_report()}"
