@@ -27,6 +27,9 @@ docs: $(VENV)/.ready-all  ## the documentation, into site/
 recipes: $(VENV)/.ready-all  ## every published table, quickly
 	$(BIN)/python -m recipes.piki --quick $(REAL)
 	$(BIN)/python -m recipes.feedback_loop --quick $(REAL)
+	$(BIN)/python -m recipes.injection --quick --parts synthetic
+	$(if $(REAL),$(BIN)/python -m recipes.gemrec --quick $(REAL))
+	$(BIN)/python -m recipes.cocktail --quick
 
 bench:  ## side by side with peers, in an environment of their own
 	$(PYTHON) -m venv $(VENV)-bench
