@@ -7,7 +7,8 @@ true best 100 that is found. The contenders:
 
     exact    tastemaker.choose.search.Index: every row, filter included
     numpy    rows @ query, -inf where the filter says no, argsort
-    faiss    Index with exact=0: an inverted file, 5 % of the lists visited
+    faiss    Index with exact=0: an inverted file, a fifth of the lists visited; vectors without any
+             clusters, as here, are the worst case for it
     shelf    the whole of `retrieve`: prediction, filter, policy (Thompson), diversity, eight cards with reasons
 
     PYTHONPATH=src python -m bench.retrieval [--quick] [--models N ...] [--dim N] [--seed N] [--json FILE]

@@ -34,7 +34,7 @@ class Index:
     faiss: Any = None
 
     @classmethod
-    def of(cls, rows: NDArray[np.floating], *, exact: int = EXACT, visited: float = 0.05) -> Index:
+    def of(cls, rows: NDArray[np.floating], *, exact: int = EXACT, visited: float = 0.2) -> Index:
         """
         Args:
             rows: shape (n, r).
