@@ -63,25 +63,13 @@ def test_models_come_with_reasons_and_probabilities(capsys: pytest.CaptureFixtur
     assert len(anybody["models"]) == 3
     assert all(0 < card["probability"] <= 1 and card["reason"] for card in anybody["models"])
     assert any("nobody in particular" in said for said in anybody["about"])
-    asked = (
-        "choose",
-        "a fox above a balloon",
-        "-k",
-        6,
-        "--policy",
-        "greedy",
-        "--explore",
-        0,
-        "--votes",
-        votes,
-        "--json",
-    )
+    asked = ("choose", "a fox above a balloon", "--policy", "greedy", "--explore", 0, "--votes", votes)
     run(*asked, "--user", "ada", "--json")
     card = next(card for card in json.loads(capsys.readouterr().out)["models"] if card["id"] == "zoo/ink")
     assert card["personal"] > 0.3
     assert "to your taste" in card["reason"]
     run(*asked, "--user", "nobody")
-    assert "has not voted" in capsys.readouterr().out
+    assert "has not voted" in capsys.readouterr().err
 
 
 @embedded

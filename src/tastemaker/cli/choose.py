@@ -80,9 +80,8 @@ def choose(
     )  # fmt: skip
     sheet = _drawn(prompt, picks.table["id"].to_list(), shelf, machine, seed, to) if generate else None
     if json:
-        print_json(
-            {"models": picks.table.to_dicts(), "about": picks.about, "sheet": None if sheet is None else str(to)}
-        )
+        drawn = {} if sheet is None else {"sheet": str(to), "best first": sheet}
+        print_json({"models": picks.table.to_dicts(), "about": picks.about, **drawn})
         return
     print_table(prompt, picks.table.select("id", c.SCORE, c.PROBABILITY, "reason"))
     for said in picks.about:
