@@ -144,12 +144,12 @@ def popularity_class(log: FeedbackLog, name: str) -> NDArray[np.int32]:
     return np.flatnonzero(inside).astype(np.int32)
 
 
-def draw_targets(log: FeedbackLog, name: str, n: int, rng: int | np.random.Generator) -> NDArray[np.int32]:
+def draw_targets(log: FeedbackLog, name: str, n: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """n items of a class of popularity, ascending. Raises InvalidArgument where the class has fewer."""
     rows = popularity_class(log, name)
     if not 1 <= n <= len(rows):
         raise InvalidArgument(f"{n} targets from the {name}; expected 1 to {len(rows)}, the items of that class")
-    return np.sort(np.random.default_rng(rng).choice(rows, n, replace=False))
+    return np.sort(rng.choice(rows, n, replace=False))
 
 
 def by_threshold(x: Array, tau: float) -> Array:
