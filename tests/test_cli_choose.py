@@ -77,7 +77,35 @@ def test_pictures_are_drawn_and_put_in_order(capsys: pytest.CaptureFixture[str],
     run("choose", "a cat", "-k", 2, "--generate", "-o", tmp_path / "chosen.png", "--device", "cpu", "--json")
     told = json.loads(capsys.readouterr().out)
     assert sorted(told["best first"]) == sorted(card["id"] for card in told["models"])
+    assert told["ordered by"] == "how well they show the prompt"
     assert (tmp_path / "chosen.png").exists()
+
+
+@embedded
+def test_votes_on_pictures_order_what_is_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Somebody who always takes the darker style, or always the lighter one, gets it first."""
+    tops = []
+    for user, better, worse in (("dark", "neon", "base"), ("light", "base", "neon")):
+        votes = tmp_path / f"{user}.jsonl"
+        for at in range(8):
+            run("vote", votes, "--user", user, "--better", f"zoo/{better}/{at:02d}.png",
+                "--worse", f"zoo/{worse}/{at:02d}.png")  # fmt: skip
+        capsys.readouterr()
+        run("choose", "a star", "-k", 6, "--generate", "--user", user, "--votes", votes, "-o", tmp_path / "chosen.png",
+            "--device", "cpu", "--json")  # fmt: skip
+        told = json.loads(capsys.readouterr().out)
+        assert user in told["ordered by"]
+        order = told["best first"]
+        assert order.index(f"zoo/{better}") < order.index(f"zoo/{worse}")
+        tops.append(order)
+    assert tops[0] != tops[1]
+
+
+@embedded
+def test_votes_on_strangers_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run("vote", tmp_path / "votes.jsonl", "--user", "ada", "--better", "ink", "--worse", "neon")
+    run("choose", "a cat", "--user", "ada", "--votes", tmp_path / "votes.jsonl", code=1)
+    assert "no vote is on these models" in capsys.readouterr().err
 
 
 @embedded

@@ -7,7 +7,7 @@ CLIP score of each picture with its prompt, by the encoder given; the embedded o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tastemaker.choose.predictor import Examples, Mean, Predictor, Styled
+from tastemaker.choose.rank import Pictures, look
 from tastemaker.choose.retrieve import Shelf
 from tastemaker.choose.signature import pictures, signatures
 from tastemaker.data.catalog import Catalog
 from tastemaker.data.promptbook import MODEL, PICTURE, PROMPT, SEED, Promptbook
+from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import DataError
 from tastemaker.evaluate.images.embedding import Encoder
 from tastemaker.generate import zoo
@@ -78,6 +80,54 @@ def stock(
     examples = Examples(one.models.ids, one.texts.astype(np.float64), quality, groups, vectors)
     predictor = predictor or (Styled() if len(one.prompts) >= FEW else Mean())
     return Shelf.of(models or one.models, predictor.fit(examples), signatures=signatures(one), encoder=encoder)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """How pictures become features of taste: how well each shows its prompt, and where it lies among its kind.
+
+    Attributes:
+        axes: directions in which the book's pictures differ most, shape (k, dim).
+        fit: standard deviation of the clip score within a prompt.
+    """
+
+    axes: NDArray[np.float64]
+    fit: float
+
+    @classmethod
+    def of(cls, book: Promptbook, k: int = 4) -> Look:
+        """From a book with vectors."""
+        assert book.pictures is not None
+        assert book.texts is not None
+        at = book.prompts.ids.rows(book.cells[PROMPT])
+        off = _within(book.pictures, at)
+        fits = _within((book.pictures * book.texts[at]).sum(1, keepdims=True), at)
+        return cls(look(off, min(k, *off.shape)), max(float(fits.std()), 1e-6))
+
+    def book(self, book: Promptbook) -> Pictures:
+        """The book's pictures, each beside the others of its prompt."""
+        assert book.pictures is not None
+        assert book.texts is not None
+        at = book.prompts.ids.rows(book.cells[PROMPT])
+        return self._seen(book.cells[PICTURE].to_list(), book.pictures, book.texts[at], at)
+
+    def drawn(self, ids: list[str], vectors: NDArray[np.float32], text: NDArray[np.float32]) -> Pictures:
+        """Fresh pictures of one prompt, each beside the others."""
+        return self._seen(ids, vectors, np.broadcast_to(text, vectors.shape), np.zeros(len(ids), np.int32))
+
+    def _seen(
+        self, ids: list[str], vectors: NDArray[np.float32], texts: NDArray[np.float32], at: NDArray[np.int32]
+    ) -> Pictures:
+        fits = _within((vectors * texts).sum(1, keepdims=True), at) / self.fit
+        features = np.hstack([fits, _within(vectors, at) @ self.axes.T]).astype(np.float64)
+        return Pictures(Vocabulary.of(ids), features, ("fit to the prompt", *["look"] * len(self.axes)))
+
+
+def _within(values: NDArray[np.floating], at: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Values less the mean of those with the same number, shape (n, d)."""
+    total = np.zeros((int(at.max()) + 1, values.shape[1]))
+    np.add.at(total, at, values)
+    return np.asarray(values - (total / np.maximum(np.bincount(at), 1)[:, None])[at])
 
 
 def _merged(book: Promptbook) -> tuple[Promptbook, NDArray[np.float64]]:

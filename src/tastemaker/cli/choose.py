@@ -17,9 +17,11 @@ from tastemaker.terminal import counting, err, print_facts, print_json, print_ta
 
 if TYPE_CHECKING:
     from tastemaker.choose.personal import Personal
+    from tastemaker.choose.rank import Taste
     from tastemaker.choose.rating import Ratings
     from tastemaker.choose.retrieve import Shelf
     from tastemaker.choose.votes import Vote
+    from tastemaker.data.promptbook import Promptbook
 
 Names = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 
@@ -48,7 +50,8 @@ def choose(
 
     Learns from pictures that the models drew before: those on the cards of
     the embedded models, or a folder drawn by `tastemaker grid`. Votes of
-    `tastemaker vote` make it personal. The probability of every card is
+    `tastemaker vote` on models, and on those pictures, make it personal:
+    the former choose models, the latter order what is drawn. The probability of every card is
     printed: log it where people react to what they are shown.
 
         choose "a fox above a balloon" --user ada --votes votes.jsonl -k 4
@@ -72,22 +75,25 @@ def choose(
     from tastemaker.choose.retrieve import retrieve
 
     with working("looking at pictures"):
-        shelf = _shelf(book, encoder)
-    person = _personal(votes, user, shelf)
+        pictures, shelf = _shelf(book, encoder)
+    person = _personal(votes, user, pictures)
     picks = retrieve(
         prompt, person, shelf=shelf, k=k, pool=max(100, k), base=base, licence=licence, explicit=explicit,
         policy=policy, explore=explore, rng=seed,
     )  # fmt: skip
-    sheet = _drawn(prompt, picks.table["id"].to_list(), shelf, machine, seed, to) if generate else None
+    sheet, why = None, None
+    if generate:
+        taste = _taste(votes, user, pictures)
+        sheet, why = _drawn(prompt, picks.table["id"].to_list(), pictures, taste, shelf, machine, seed, to)
     if json:
-        drawn = {} if sheet is None else {"sheet": str(to), "best first": sheet}
+        drawn = {} if sheet is None else {"sheet": str(to), "best first": sheet, "ordered by": why}
         print_json({"models": picks.table.to_dicts(), "about": picks.about, **drawn})
         return
     print_table(prompt, picks.table.select("id", c.SCORE, c.PROBABILITY, "reason"))
     for said in picks.about:
         err.print(said, highlight=False)
     if sheet is not None:
-        print_facts({"sheet": str(to), "best first": sheet})
+        print_facts({"sheet": str(to), "best first": sheet, "ordered by": why})
 
 
 @app.command
@@ -155,7 +161,7 @@ def vote(
     err.print(f"{len(told)} votes in {votes}", soft_wrap=True)
 
 
-def _shelf(book: Path | None, encoder: Path | None) -> Shelf:
+def _shelf(book: Path | None, encoder: Path | None) -> tuple[Promptbook, Shelf]:
     from tastemaker.choose.stock import embedded, stock, zoo_book
     from tastemaker.data.read.grid import read_grid
     from tastemaker.generate import zoo
@@ -169,7 +175,7 @@ def _shelf(book: Path | None, encoder: Path | None) -> Shelf:
         found = embedded(zoo_book(), eyes, lambda name: zoo.ROOT / name.removeprefix(zoo.PREFIX))
     else:
         found = embedded(read_grid(book), eyes, lambda name: book / name)
-    return stock(found, eyes)
+    return found, stock(found, eyes)
 
 
 def _votes(path: Path) -> list[Vote]:
@@ -187,19 +193,52 @@ def _ratings(told: list[Vote]) -> Ratings:
     return fit(told, Vocabulary.of(sorted(map(str, items))))
 
 
-def _personal(votes: Path | None, user: str | None, shelf: Shelf) -> Personal | None:
-    """The person's taste in models, from votes on them; None for nobody in particular."""
+def _personal(votes: Path | None, user: str | None, book: Promptbook) -> Personal | None:
+    """The person's taste in models, from votes on models; None for nobody in particular, or votes on pictures only."""
     from tastemaker.choose.personal import from_votes
 
     if user is None:
         return None
     if votes is None:
         raise InvalidArgument(f"--user {user} needs --votes FILE: nothing else tells whose taste that is")
-    return from_votes(_ratings(_votes(votes)), user, shelf.models.ids)
+    told = _about(votes, set(book.models.ids.series))
+    if not told and not _about(votes, set(book.cells["picture"])):
+        raise DataError("no vote is on these models or their pictures; are the names spelled alike?", file=votes)
+    return from_votes(_ratings(told), user, book.models.ids) if told else None
 
 
-def _drawn(prompt: str, models: list[Any], shelf: Shelf, machine: Machine, seed: int, to: Path) -> list[str]:
-    """Draw with each model, order by how well the pictures show the prompt, write a sheet; the models, best first."""
+def _about(votes: Path, known: set[Any]) -> list[Vote]:
+    """The votes on nothing but these."""
+    return [one for one in _votes(votes) if all(i is None or i in known for part in one.choices for i in part.among)]
+
+
+def _taste(votes: Path | None, user: str | None, book: Promptbook) -> Taste | None:
+    """The person's taste in pictures, from votes on those of the book; the crowd's for a newcomer; None without any."""
+    from tastemaker.choose.rank import Taste, learned
+    from tastemaker.choose.stock import Look
+
+    if votes is None or user is None:
+        return None
+    if not (told := _about(votes, set(book.cells["picture"]))):
+        return None
+    seen = Look.of(book).book(book)
+    own, others = ([one for one in told if (one.person == user) == mine] for mine in (True, False))
+    start = Taste.start(seen.names)
+    return (learned(others, seen, start) if others else start).of(user).update(own, seen)
+
+
+def _drawn(
+    prompt: str,
+    models: list[Any],
+    book: Promptbook,
+    taste: Taste | None,
+    shelf: Shelf,
+    machine: Machine,
+    seed: int,
+    to: Path,
+) -> tuple[list[str], str]:
+    """Draw with each model, put the pictures in order, write a sheet; the models best first, and whose order it is."""
+    from tastemaker.choose.stock import Look
     from tastemaker.generate import zoo
     from tastemaker.generate.draw import draw
     from tastemaker.generate.picture import write_picture
@@ -214,8 +253,13 @@ def _drawn(prompt: str, models: list[Any], shelf: Shelf, machine: Machine, seed:
             model = machine.loading.load(zoo.resolve(name), ())
             drawn += draw(model, [zoo.with_triggers(prompt, [name])], seeds=[seed], **settings)  # type: ignore[arg-type]
     assert shelf.encoder is not None
-    fits = shelf.encoder.embed_pictures(drawn).vectors @ shelf.encoder.embed_texts([prompt]).vectors[0]
-    best = sorted(range(len(models)), key=lambda at: -fits[at])
-    cells = [Cell(drawn[at], (models[at], f"shows the prompt: {fits[at]:.2f}")) for at in best]
+    vectors, text = shelf.encoder.embed_pictures(drawn).vectors, shelf.encoder.embed_texts([prompt]).vectors[0]
+    said = {name: f"shows the prompt: {fit:.2f}" for name, fit in zip(models, vectors @ text, strict=True)}
+    order, why = sorted(models, key=lambda name: said[name], reverse=True), "how well they show the prompt"
+    if taste is not None:
+        table = taste.rank(Look.of(book).drawn(models, vectors, text)).table
+        order, why = table["id"].to_list(), taste.about
+        said = dict(zip(order, table["reason"].to_list(), strict=True))
+    cells = [Cell(drawn[models.index(name)], (name, said[name])) for name in order]
     write_picture(sheet([cells[start : start + 4] for start in range(0, len(cells), 4)], title=prompt), to)
-    return [models[at] for at in best]
+    return order, why
