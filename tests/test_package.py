@@ -1,6 +1,7 @@
 """Promises of the package as a whole."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 import tastemaker
 from tastemaker.cli import main
+from tastemaker.generate import zoo
 
 
 def python(code: str) -> str:
@@ -42,7 +44,11 @@ def test_the_command_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     rows = [f"{user},{item},{(user * item) % 5 + 1},{1000 + user + item}" for user in range(50) for item in range(15)]
     Path("ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(rows) + "\n")
+    shutil.copy(zoo.ROOT / "base" / "00.png", "apple.png")
+    Path("prompts.txt").write_text("a red apple\n")
     for command in commands:
+        if command[0] == "serve":  # runs until it is stopped; tests/serve has its own
+            continue
         with pytest.raises(SystemExit) as end:
             main(command)
         assert end.value.code in (0, None), command
