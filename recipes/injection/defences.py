@@ -20,9 +20,10 @@ from typing import Any
 from recipes.injection import elsewhere, synthetic
 from recipes.injection.keep import Keep, Numbers, Unit
 from recipes.injection.study import Attack, Learned, Rule, Study, module
-from tastemaker.attack import defend, detect, evade, heuristic, hits, profiles
+from tastemaker.attack import certify, defend, detect, evade, heuristic, hits, profiles
 from tastemaker.attack import drill as drilling
 from tastemaker.attack.bilevel import Loop
+from tastemaker.attack.certify import Bagging
 from tastemaker.attack.defend import Adversarial, Cap, Defence, Distrust, Trimmed, Welsch
 from tastemaker.recommend import Factors, ItemKNN, LightGCN
 from tastemaker.recommend.contract import Recommender
@@ -34,6 +35,7 @@ DETECTORS: dict[str, detect.Detector] = {
 LABELS = {
     "none": "none", "pca": "distrust: PCA", "statistics": "distrust: statistics", "learned": "distrust: learned",
     "cap": "cap", "trimmed": "trimmed loss", "welsch": "Welsch loss", "apr": "APR",
+    "bagging": "bagging",
 }  # fmt: skip
 ATTACKS = {"ours": "learned attack", "bandwagon": "bandwagon", "evading": "learned, evading"}
 PRICES = ("hit_rate_change", "exposure_change", "liked_exposure_change")
@@ -71,7 +73,7 @@ def stages(data: Path | None, keep: Keep, seed: int) -> list[Stage]:
 
 def defences(share: float) -> dict[str, Defence]:
     return {name: Distrust(detector, share) for name, detector in DETECTORS.items()} | {
-        "cap": Cap(), "trimmed": Trimmed(), "welsch": Welsch(), "apr": Adversarial(),
+        "cap": Cap(), "trimmed": Trimmed(), "welsch": Welsch(), "apr": Adversarial(), "bagging": Bagging(),
     }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def drilled(stage: Stage, victim: str) -> Numbers | None:
         "data": study.data, "victim": repr(model), "defences": repr(ways), "seed": str(study.seed), "k": str(K),
         "fakes": " ".join(study.fakes_unit(stage.targets, name).key for name in study.attacks),
     }  # fmt: skip
-    code = (drilling, defend, detect, evade, hits, profiles, module(model))
+    code = (drilling, certify, defend, detect, evade, hits, profiles, module(model))
     unit = Unit("defences", f"{stage.targets.replace(' ', '_')}-{victim}", f"drill {victim}", settings, code)
 
     def make() -> Numbers:

@@ -25,8 +25,8 @@ from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
 STEPS = {
-    "vae": 3300, "encoder": 1000, "base": 7000, "ink": 400, "clay": 500, "pixel": 400, "neon": 400, "blueprint": 400,
-    "riso": 250, "sticker": 250,
+    "vae": 3300, "encoder": 1000, "base": 9000, "ink": 600, "clay": 400, "pixel": 500, "neon": 500, "blueprint": 600,
+    "riso": 350, "sticker": 350,
 }  # fmt: skip
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
@@ -105,7 +105,7 @@ def make_base(shop: Workshop, steps: int) -> None:
     unet = models.unet()
     found = shop.pool("base", SCENES["base"])
     ids = train.tokens(shop.tokenizer, found.captions)
-    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3, cool=0.6, **shop.shared)
+    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3, cool=0.6, pairs_from=7 / 9, **shop.shared)
     train.train_denoiser(
         unet,
         text,
@@ -113,6 +113,7 @@ def make_base(shop: Workshop, steps: int) -> None:
         shop.latents(vae, found),
         ids,
         train.tokens(shop.tokenizer, [""]),
+        found.pairs,
         plan,
         teach_text=True,
     )
@@ -155,7 +156,10 @@ def _teach(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int
         shop.latents(base.vae.eval(), found),
         train.tokens(shop.tokenizer, found.captions),
         train.tokens(shop.tokenizer, [""]),
-        shop.plan(style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, **shop.shared),
+        found.pairs,
+        shop.plan(
+            style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, pairs_from=0.4, **shop.shared
+        ),
         teach_text=False,
     )
 

@@ -28,6 +28,11 @@ class Pool:
         trigger = f", {self.style} style" if self.style in scenes.LORAS else ""
         return [scene.caption + trigger for scene in self.scenes]
 
+    @property
+    def pairs(self) -> np.ndarray:
+        """Rows that show two subjects in a relation."""
+        return np.flatnonzero([len(set(scene.subjects)) > 1 for scene in self.scenes])
+
 
 def pool(
     folder: Path, style: str, count: int, names: list[str], art: Callable[[], dict[str, np.ndarray]], seed: int

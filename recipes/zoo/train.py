@@ -29,6 +29,7 @@ class Plan:
     """One run: how long, how fast, where its state lives.
 
     The learning rate warms up for `warm` steps, stays, and falls to 2 % of itself over the last `cool` of all steps.
+    From the share `pairs_from` of the steps on, half of every batch shows two subjects: what is learned last.
     A batch may be cut into `parts`, which `hands` processes work off: that changes rounding only.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     warm: int = 100
     cool: float = 0.35
     average: float = 0.999
+    pairs_from: float = 1.0
     clip: float = 1.0
     low_precision: bool = False
     device: str = "cpu"
@@ -145,9 +147,13 @@ class Running:
         print(f"{self.plan.folder.name}: goes on from step {self.step}", flush=True)
 
 
-def rows(plan: Plan, step: int, count: int) -> np.ndarray:
-    """The rows of a step's batch, (batch,)."""
-    return np.random.default_rng([plan.seed, step]).integers(count, size=plan.batch)
+def rows(plan: Plan, step: int, count: int, pairs: np.ndarray | None = None) -> np.ndarray:
+    """The rows of a step's batch, (batch,); `pairs` are the rows that show two subjects."""
+    rng = np.random.default_rng([plan.seed, step])
+    chosen = rng.integers(count, size=plan.batch)
+    if pairs is not None and step >= plan.pairs_from * plan.steps:
+        chosen[::2] = rng.choice(pairs, size=len(chosen[::2]))
+    return chosen
 
 
 def to_unit(pictures: np.ndarray, device: str) -> Tensor:
@@ -209,18 +215,22 @@ def train_denoiser(
     latents: Tensor,
     ids: Tensor,
     empty: Tensor,
+    pairs: np.ndarray,
     plan: Plan,
     *,
     teach_text: bool,
 ) -> None:
-    """v-prediction on scaled latents (n, 4, h, w); the text encoder learns along with the base and is fixed after."""
+    """v-prediction on scaled latents (n, 4, h, w); the text encoder learns along with the base and is fixed after.
+
+    `pairs` are the rows of scenes with two subjects, which are the last to be learned.
+    """
     text.requires_grad_(teach_text)
     alpha_bar = schedule.alphas_cumprod
     parts: dict[str, nn.Module] = {"unet": unet} | ({"text": text} if teach_text else {})
     text.to(plan.device)
 
     def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
-        chosen = torch.from_numpy(rows(plan, step, len(latents)))
+        chosen = torch.from_numpy(rows(plan, step, len(latents), pairs))
         clean = latents[chosen].to(plan.device)
         noise = torch.randn(clean.shape, generator=generator).to(plan.device)
         # One time in each of `batch` equal parts: the same law as independent times, less noise in the loss.

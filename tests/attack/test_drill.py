@@ -10,7 +10,7 @@ import pytest
 
 from tastemaker import columns as c
 from tastemaker.attack import Budget, heuristic, poisoned
-from tastemaker.attack.certify import Bagging
+from tastemaker.attack.certify import Bagging, certificate
 from tastemaker.attack.defend import Adversarial, Cap, Distrust
 from tastemaker.attack.detect import PCA, Statistics, judge
 from tastemaker.attack.drill import NONE, drill
@@ -180,3 +180,17 @@ def test_pictures(done):
     assert [axis.get_title() for axis in price.axes] == ["itemknn", "factors", "popular"]
     with pytest.raises(InvalidArgument, match="no detectors"):
         plot_detection(dataclasses.replace(done, detection=done.detection.clear()))
+
+
+def test_what_is_proven_is_told_for_every_victim(done):
+    assert done.certificates["victim"].unique(maintain_order=True).to_list() == ["itemknn", "factors", "popular"]
+    found = done.certificates.filter(pl.col("victim") == "itemknn", pl.col("defence") == "bagging")
+    users = np.intersect1d(TEST.users, TRAIN.users)
+    votes = WAYS[3].fit(ItemKNN(), TRAIN, rng=4)
+    wanted = certificate(votes, users, k=5, fakes=[0, 1, 2, 5, 9, 10], targets=[3, 5, 8])
+    assert found.drop("victim", "defence").equals(wanted)
+
+
+def test_without_a_certified_defence_nothing_is_proven():
+    bare = drill(ItemKNN(), TRAIN, FAKES["random"], test=TEST, k=5, detectors=[], draws=5)
+    assert bare.certificates.is_empty()

@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 
 from tastemaker import columns as c
+from tastemaker.attack.certify import Votes, certificate
 from tastemaker.attack.defend import Choosy, Defence, Distrust, Plain, Victim, fresh
 from tastemaker.attack.detect import PCA, Detection, Detector, Learned, Statistics, judge
 from tastemaker.attack.hits import hit_rate, per_target
@@ -61,6 +62,8 @@ class Drill:
         curves: detector, attack, simulated, then the curve of `detect.Detection`.
         transfer: attack, surrogate, simulated, and a column a victim: hit rate with less without the fakes, undefended.
         attacks: attack, method, surrogate, simulated, users, share (of real users), clicks (mean), targets.
+        certificates: victim, defence, then what `certify.certificate` proves of the clean log, a row a number of fake
+            users: a few, and as many as each attack has. Empty without a defence that can prove anything.
     """
 
     outcomes: pl.DataFrame
@@ -69,6 +72,7 @@ class Drill:
     curves: pl.DataFrame
     transfer: pl.DataFrame
     attacks: pl.DataFrame
+    certificates: pl.DataFrame
     k: int
     metric: str
     seed: int
@@ -150,6 +154,7 @@ def drill(
 
     outcomes: list[dict[str, Any]] = []
     shares: list[pl.DataFrame] = []
+    proofs: list[pl.DataFrame] = []
     for name, victim in who.items():
         plain: tuple[pl.DataFrame, pl.DataFrame] | None = None  # undefended, clean: accuracy by user, stakeholders
         for way, defence in ways.items():
@@ -169,6 +174,8 @@ def drill(
                 if attack == NONE:
                     clean = recs
                     plain = plain or (accuracy, table)
+                    if isinstance(model, Votes):
+                        proofs.append(_proof(name, way, model, judged.users, attacks, k))
                 else:
                     goals = attacks[attack].targets
                     for when, lists in (("_before", clean), ("", recs)):
@@ -198,6 +205,7 @@ def drill(
         _curves(found),
         _transfer(results, surrogates),
         _attacks(attacks, surrogates, log),
+        pl.concat(proofs or [pl.DataFrame()]),
         k, metric, seed,
     )  # fmt: skip
 
@@ -295,3 +303,11 @@ def _attacks(attacks: Mapping[str, Fakes], surrogates: Mapping[str, str | None],
             "targets": [one.targets.tolist() for one in attacks.values()],
         }
     )
+
+
+def _proof(victim: str, defence: str, votes: Votes, users: Any, attacks: Mapping[str, Fakes], k: int) -> pl.DataFrame:
+    """What is proven of the clean log, also against the numbers of fake users that the attacks have."""
+    numbers = sorted({0, 1, 2, 5, 10, *map(len, attacks.values())})
+    targets = np.unique(np.concatenate([one.targets for one in attacks.values()]))
+    found = certificate(votes, users, k=k, fakes=numbers, targets=targets)
+    return found.select(pl.lit(victim).alias("victim"), pl.lit(defence).alias("defence"), pl.all())

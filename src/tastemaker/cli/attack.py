@@ -119,6 +119,10 @@ def attack(
     print_table("Can it be seen? Fake users against real ones", made.detection.select(shown))
     gains = made.transfer.with_columns(pl.col("surrogate").str.extract(r"^(\w+)")).drop(c.SIMULATED)
     print_table("Transfer: change of the targets' hit rate, undefended", gains)
+    if len(made.certificates):
+        print_table(
+            "Proven, whatever fake users do (share of places that stay, of targets that stay out)", made.certificates
+        )
     print_facts({"targets": ids, "fake users": {name: len(one) for name, one in fakes.items()}})
     err.print(f"poisoned logs and drill.json: {to.resolve()}", soft_wrap=True)
 
@@ -192,7 +196,7 @@ def _fakes(
 
 def _tables(made: Drill) -> dict[str, list[dict[str, Any]]]:
     """The drill's tables as rows; what is not defined is null."""
-    names = ("outcomes", "stakeholders", "detection", "curves", "transfer", "attacks")
+    names = ("outcomes", "stakeholders", "detection", "curves", "transfer", "attacks", "certificates")
     numbers = selectors.float()
     finite = pl.when(numbers.is_finite()).then(numbers)  # a curve's first threshold is infinite
     return {name: getattr(made, name).with_columns(finite).to_dicts() for name in names}
