@@ -71,9 +71,10 @@ def stages(data: Path | None, keep: Keep, seed: int) -> list[Stage]:
     return found
 
 
-def defences(share: float) -> dict[str, Defence]:
-    return {name: Distrust(detector, share) for name, detector in DETECTORS.items()} | {
-        "cap": Cap(), "trimmed": Trimmed(), "welsch": Welsch(), "apr": Adversarial(), "bagging": Bagging(),
+def defences(stage: Stage) -> dict[str, Defence]:
+    bag = min(100, len(stage.study.train.users) // 5)
+    return {name: Distrust(detector, stage.share) for name, detector in DETECTORS.items()} | {
+        "cap": Cap(), "trimmed": Trimmed(), "welsch": Welsch(), "apr": Adversarial(), "bagging": Bagging(size=bag),
     }  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _names(data: Path | None) -> list[str]:
 def drilled(stage: Stage, victim: str) -> Numbers | None:
     """One victim's drill as one unit: flat figures of its outcomes, detection and stakeholders."""
     study, model = stage.study, stage.victims[victim]
-    ways = defences(stage.share)
+    ways = defences(stage)
     settings = {
         "data": study.data, "victim": repr(model), "defences": repr(ways), "seed": str(study.seed), "k": str(K),
         "fakes": " ".join(study.fakes_unit(stage.targets, name).key for name in study.attacks),

@@ -11,6 +11,7 @@ import pytest
 from tastemaker.attack import heuristic
 from tastemaker.attack.bilevel import PAPER, Loop
 from tastemaker.attack.bilevel_wmf import WMF
+from tastemaker.attack.certify import Bagging
 from tastemaker.attack.profiles import Budget, Knowledge
 from tastemaker.attack.synthetic import low_rank_clicks
 from tastemaker.errors import DataError, InvalidArgument
@@ -250,6 +251,7 @@ def test_elsewhere_attacks_the_gallery(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_defences_tell_success_and_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defences, "LightGCN", lambda **_: LightGCN(epochs=2, layers=0, rank=4))
+    monkeypatch.setattr(defences, "Bagging", lambda size: Bagging(bags=3, size=size))
     every, few = defences.stages, {"Synthetic": ("factors", "mf"), "Gallery": ("factors",)}
 
     def stages(*given: object) -> list[defences.Stage]:

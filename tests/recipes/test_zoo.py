@@ -130,8 +130,17 @@ def test_a_small_autoencoder_and_denoiser_learn(tmp_path: Path) -> None:
     start = {name: value.clone() for name, value in unet.state_dict().items()}
     latents = train.encode(vae, pictures, "cpu")
     empty = train.tokens(tokenizer, [""])
-    train.train_denoiser(unet, text, models.scheduler(), latents, captions, empty, plan, teach_text=True)
+    train.train_denoiser(unet, text, models.scheduler(), latents, captions, empty, np.arange(2), plan, teach_text=True)
     assert any(not torch.equal(value, start[name]) for name, value in unet.state_dict().items())
+
+
+def test_from_a_share_of_the_steps_on_every_other_scene_of_a_batch_shows_two_subjects(tmp_path: Path) -> None:
+    plan, pairs = train.Plan(tmp_path, steps=10, batch=6, rate=1.0, pairs_from=0.5), np.array([100, 200])
+    early, late = (train.rows(plan, step, 50, pairs) for step in (4, 5))
+    assert early.max() < 50
+    assert set(late[::2]) <= set(pairs)
+    assert late[1::2].max() < 50
+    assert (train.rows(plan, 4, 50) == early).all()
 
 
 def _error(vae: nn.Module, pictures: np.ndarray) -> float:
