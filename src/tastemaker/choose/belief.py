@@ -9,7 +9,7 @@ for each step freezes the curvature where it was taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import cast
@@ -104,16 +104,7 @@ class Belief:
             curvature = weight * ((x * p[:, None]).T @ x - np.outer(average, average)) + precision
             return float(value), weight * (average - x[chosen]) + precision @ off, curvature
 
-        b = m.copy()
-        value, gradient, curvature = downhill(b)
-        for _ in range(50):
-            step = np.linalg.solve(curvature, gradient)
-            if gradient @ step < 1e-14:
-                break
-            size = 1.0
-            while (new := downhill(b - size * step))[0] > value and size > 1e-8:
-                size /= 2
-            b, (value, gradient, curvature) = b - size * step, new
+        b, curvature = lowest(downhill, m)
         gain = self.cov[:, at] @ precision
         cov = self.cov - gain @ (c - np.linalg.inv(curvature)) @ gain.T
         return replace(self, mean=self.mean + gain @ (b - m), cov=(cov + cov.T) / 2)
@@ -193,9 +184,13 @@ def outcomes(choice: Choice, ids: Vocabulary) -> tuple[Floats, int]:
     the log likelihood is then concave in everything, odds of ties included, a tie is worth exactly half a win each,
     and it has an outcome for several tied in a sort.
     """
-    column = columns(choice, ids)
+    return designed(choice, columns(choice, ids), len(ids) + 2)
+
+
+def designed(choice: Choice, column: Mapping[Item | None, int], width: int) -> tuple[Floats, int]:
+    """`outcomes` where the columns of the items and of the bar are known; the tie's is the last of `width`."""
     sets, chosen = layout(choice)
-    design = np.zeros((len(sets), len(ids) + 2))
+    design = np.zeros((len(sets), width))
     for row, members in enumerate(sets):
         design[row, [column[item] for item in members]] = 1 / len(members)
         design[row, -1] = len(members) - 1
@@ -215,3 +210,24 @@ def columns(choice: Choice, ids: Vocabulary) -> dict[Item | None, int]:
     """Column of each item shown, the bar's included. Raises UnknownId for an item that is not among `ids`."""
     items = [item for item in choice.among if item is not BAR]
     return {BAR: len(ids), **dict(zip(items, ids.rows(cast(Ids, items)).tolist(), strict=True))}
+
+
+def lowest(
+    downhill: Callable[[Floats], tuple[float, Floats, Floats]], start: Floats, enough: float = 1e-14
+) -> tuple[Floats, Floats]:
+    """Where a convex function is lowest, and its curvature there: Newton steps, halved until they descend.
+
+    Args:
+        downhill: value, gradient and curvature at a point.
+        enough: a step that promises less than this is the last.
+    """
+    b, (value, gradient, curvature) = start, downhill(start)
+    for _ in range(50):
+        step = np.linalg.solve(curvature, gradient)
+        if gradient @ step < enough:
+            break
+        size = 1.0
+        while (new := downhill(b - size * step))[0] > value and size > 1e-8:
+            size /= 2
+        b, (value, gradient, curvature) = b - size * step, new
+    return b, curvature

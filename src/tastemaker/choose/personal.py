@@ -1,9 +1,9 @@
 """What a person's votes and likes say about models, beside the prompt.
 
-Two sources, one form: `from_votes` reads the belief that votes led to (`choose.rating`), `from_likes` any recommender
-fitted on likes and dislikes of models, or of pictures whose models are known. Correct the latter for what was shown by
-fitting it with weights: `Factors().fit(log, weight=inverse(probabilities, log))`, the probabilities being those that
-`retrieve` logged.
+Two sources, one form: `from_votes` reads the belief that votes led to (`choose.rating`; `from_belief` any belief),
+`from_likes` any recommender fitted on likes and dislikes of models, or of pictures whose models are known. Correct the
+latter for what was shown by fitting it with weights: `Factors().fit(log, weight=inverse(probabilities, log))`, the
+probabilities being those that `retrieve` logged.
 
 Nobody is refused: a person unknown to the source gets the crowd's taste (votes) or none (likes), `known` is False, and
 `about` says so.
@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tastemaker.choose.belief import Belief
 from tastemaker.choose.rating import Ratings
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument
@@ -48,11 +49,16 @@ class Personal:
 def from_votes(ratings: Ratings, person: str, models: Vocabulary) -> Personal:
     """Utilities in logits: 1 above another wins 73 % of this person's battles."""
     belief = ratings.belief(person=person)
-    n = len(belief.ids)
-    variance = np.diag(belief.cov)[:n]
     known = "who has not voted" not in belief.about
     about = belief.about if known else f"person '{person}' has not voted: the taste of the crowd"
-    return _on(models, belief.ids, belief.mean[:n], np.sqrt(variance), float(np.sqrt(variance.max())), known, about)
+    return from_belief(belief, models, known=known, about=about)
+
+
+def from_belief(belief: Belief, models: Vocabulary, *, known: bool, about: str) -> Personal:
+    """A belief as one person's liking; `known` and `about` as in `Personal`. A model it lacks is as unsure as any."""
+    n = len(belief.ids)
+    spread = np.sqrt(np.diag(belief.cov)[:n])
+    return _on(models, belief.ids, belief.mean[:n], spread, float(spread.max()), known, about)
 
 
 def from_likes(

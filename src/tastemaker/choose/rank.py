@@ -31,7 +31,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from tastemaker.choose.belief import Belief, Floats, Leaderboard, layout
+from tastemaker.choose.belief import Belief, Floats, Leaderboard, designed, lowest
 from tastemaker.choose.votes import BAR, Choice, Item, Vote
 from tastemaker.data.catalog import ID
 from tastemaker.data.vocabulary import Ids, Vocabulary
@@ -311,16 +311,7 @@ class _Said:
             spread = (self.design * (each * p)[:, None]).T @ self.design - (average * self.weight[:, None]).T @ average
             return float(value), gradient, spread + precision
 
-        b = mean if guess is None else guess
-        value, gradient, curvature = downhill(b)
-        for _ in range(50):
-            step = np.linalg.solve(curvature, gradient)
-            if gradient @ step < 1e-10:
-                break
-            length = 1.0
-            while (new := downhill(b - length * step))[0] > value and length > 1e-8:
-                length /= 2
-            b, (value, gradient, curvature) = b - length * step, new
+        b, curvature = lowest(downhill, mean if guess is None else guess, 1e-10)
         return b, np.asarray(np.linalg.inv(curvature))
 
 
@@ -335,21 +326,12 @@ def _said(votes: Sequence[Vote], pictures: Pictures) -> _Said | None:
         pictures.only(cast(Ids, items))  # says which
     part = pictures._rows(np.array([place[item] for item in items]))
     column = {item: at for at, item in enumerate([*items, BAR])}
-    told = [_outcomes(choice, column) for choice, _ in choices]
+    # With columns that are known: looking ids up, vote by vote, would be most of the work.
+    told = [designed(choice, column, len(column) + 1) for choice, _ in choices]
     start = np.cumsum([0, *(len(design) for design, _ in told[:-1])])
     chosen = start + [which for _, which in told]
     weight = np.array([weight for _, weight in choices], np.float64)
     return _Said(part, np.vstack([design for design, _ in told]), start, chosen, weight)
-
-
-def _outcomes(choice: Choice, column: dict[Item | None, int]) -> tuple[Floats, int]:
-    """`belief.outcomes` for columns that are known: looking ids up, vote by vote, would be most of the work."""
-    sets, chosen = layout(choice)
-    design = np.zeros((len(sets), len(column) + 1))
-    for row, members in enumerate(sets):
-        design[row, [column[item] for item in members]] = 1 / len(members)
-        design[row, -1] = len(members) - 1
-    return design, chosen
 
 
 def _linear(pictures: Pictures) -> Floats:

@@ -1,23 +1,26 @@
 """From pictures on disk to a shelf of models to choose from: embed, score every cell, learn.
 
 A promptbook drawn by `tastemaker grid` does, and so do the examples on the cards of the embedded models. Quality is the
-CLIP score of each picture with its prompt, by the encoder given; the embedded one knows the zoo's words only.
+CLIP score of each picture with its prompt, by the encoder given; the embedded one knows the zoo's words only. The same
+vectors are the features (`Look`) by which one person's taste in pictures is learned (`taste`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from tastemaker.choose.predictor import Examples, Mean, Predictor, Styled
-from tastemaker.choose.rank import Pictures, look
+from tastemaker.choose.rank import Pictures, Taste, learned, look
 from tastemaker.choose.retrieve import Shelf
 from tastemaker.choose.signature import pictures, signatures
+from tastemaker.choose.votes import Vote
 from tastemaker.data.catalog import Catalog
 from tastemaker.data.promptbook import MODEL, PICTURE, PROMPT, SEED, Promptbook
 from tastemaker.data.vocabulary import Vocabulary
@@ -26,7 +29,20 @@ from tastemaker.evaluate.images.embedding import Encoder
 from tastemaker.generate import zoo
 from tastemaker.generate.picture import read_picture
 
+if TYPE_CHECKING:
+    from tastemaker.generate.embed import Encoder as Clip
+
 FEW = 8  # prompts; below, only each model's mean is learned
+
+
+def eyes(folder: Path | None = None) -> Clip:
+    """The CLIP model of a folder; the embedded one by default. Raises DataError, MissingExtra."""
+    from tastemaker.generate.embed import Encoder  # imports torch
+
+    folder = folder or zoo.ROOT.parent / "zoo_encoder"
+    if not folder.is_dir():
+        raise DataError("no such folder; expected a CLIP model such as --encoder clip/", file=folder)
+    return Encoder.load(folder)
 
 
 def zoo_book() -> Promptbook:
@@ -121,6 +137,13 @@ class Look:
         fits = _within((vectors * texts).sum(1, keepdims=True), at) / self.fit
         features = np.hstack([fits, _within(vectors, at) @ self.axes.T]).astype(np.float64)
         return Pictures(Vocabulary.of(ids), features, ("fit to the prompt", *["look"] * len(self.axes)))
+
+
+def taste(votes: Sequence[Vote], person: str, pictures: Pictures) -> Taste:
+    """One person's taste, from their votes among these and what others' votes say that people share."""
+    own, others = ([vote for vote in votes if (vote.person == person) == mine] for mine in (True, False))
+    start = Taste.start(pictures.names)
+    return (learned(others, pictures, start) if others else start).of(person).update(own, pictures)
 
 
 def _within(values: NDArray[np.floating], at: NDArray[np.int32]) -> NDArray[np.float64]:
