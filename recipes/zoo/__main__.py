@@ -179,7 +179,8 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
 
 
 def measure_all(shop: Workshop) -> dict[str, float]:
-    """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both."""
+    """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both; what it
+    sees in fresh real renders, by the same names and `.real`."""
     pools = [shop.pool(style, 2000) for style in scenes.STYLES]
     reader = measure.teach(pools, len(shop.names), shop.plan("reader", steps=1500, batch=64, rate=2e-3))
     figures = {}
@@ -187,8 +188,11 @@ def measure_all(shop: Workshop) -> dict[str, float]:
         rng = np.random.default_rng(shop.seed)
         sheet = shop.folder / "sheets" / f"{style}.png"
         seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
-        print(f"{style}: subject {seen.subject:.0%}, style {seen.style:.0%}, both of two {seen.both:.0%}; {sheet}")
-        figures |= {f"{style}.{name}": value for name, value in asdict(seen).items()}
+        real = measure.ceiling(reader, shop.pool(style, 3000), range(2000, 2500))
+        for name, value in asdict(seen).items():
+            figures |= {f"{style}.{name}": value, f"{style}.{name}.real": asdict(real)[name]}
+        words = ", ".join(f"{name} {value:.1%} ({asdict(real)[name]:.1%})" for name, value in asdict(seen).items())
+        print(f"{style}: {words}; {sheet}")
     return figures
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from recipes.zoo import artwork, measure, models, scenes, train
@@ -78,12 +79,28 @@ def test_relations_put_the_first_subject_where_they_say() -> None:
             if f" {relation} " in scene.caption:
                 seen.add(relation)
                 (x0, y0, _), (x1, y1, _) = scene.boxes
-                left, top, right, bottom = (edge / scenes.PICTURE for edge in measure.HALVES[relation])
-                along = (x0 - x1) if relation in ("left of", "right of") else (y0 - y1)
-                assert (along < 0) == (relation in ("left of", "above"))
-                assert left <= x0 <= right or relation in ("above", "below")
-                assert top <= y0 <= bottom or relation in ("left of", "right of")
+                first, second = (x0, x1) if relation in ("left of", "right of") else (y0, y1)
+                assert (first < 0.5 < second) if relation in ("left of", "above") else (second < 0.5 < first)
     assert seen == set(scenes.RELATIONS)
+
+
+class Redness(nn.Module):
+    """A reader that tells red, 0, from blue, 1, and is the surer the more of it it sees."""
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        red, _, blue = pictures.mean((2, 3)).T
+        return 9 * torch.stack([red - blue, blue - red], 1), torch.zeros(len(pictures), len(scenes.STYLES))
+
+
+@pytest.mark.parametrize(
+    ("relation", "red", "blue"),
+    [("above", (20, 2), (8, 36)), ("right of", (36, 4), (4, 30)), ("left of", (4, 30), (38, 12))],
+)
+def test_two_subjects_are_read_each_in_its_half(relation: str, red: tuple[int, int], blue: tuple[int, int]) -> None:
+    picture = np.full((scenes.PICTURE, scenes.PICTURE, 3), 128, np.uint8)
+    for channel, (x, y) in ((0, red), (2, blue)):
+        picture[y : y + 24, x : x + 24, channel] = 255
+    assert measure.placed(Redness(), Image.fromarray(picture), relation) == [0, 1]  # type: ignore[arg-type]
 
 
 def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
