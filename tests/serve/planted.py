@@ -1,6 +1,7 @@
 """A gallery folder as `tastemaker grid` writes one, its pictures drawn by ruler and compass: six subjects, four styles.
 
-Models are called flat, ink, neon and paper; two makers, one well known. No network draws anything here.
+Models are called flat, ink, neon and paper; two makers, one well known. No network draws anything here. `plant_zoo`
+writes one of what the embedded models drew for their cards.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from tastemaker.generate import zoo
 from tastemaker.generate.catalogue import Catalogue
-from tastemaker.generate.picture import Part, Recipe, write_picture
+from tastemaker.generate.picture import Part, Recipe, read_picture, write_picture
 from tastemaker.generate.plan import slug
 
 SUBJECTS = {
@@ -43,6 +45,20 @@ def plant(folder: Path, seeds: int = 2, side: int = 64) -> Path:
     _table(folder / "prompts.csv", ["prompt", "tag"], SUBJECTS.items())
     facts = [(name, *rest) for name, rest in MODELS.items()]
     _table(folder / "models.csv", ["model", "title", "maker", "base", "downloads"], facts)
+    return folder
+
+
+def plant_zoo(folder: Path, prompts: int = 12) -> Path:
+    """Write the folder: the first examples on the cards of the embedded models, as if a grid had drawn them."""
+    with Catalogue(folder) as catalogue:
+        for card in zoo.zoo():
+            for example in card.examples[:prompts] if card.kind == "model" else ():
+                part = Part(card.source, f"hash of {card.name}")
+                recipe = Recipe("generate", example.prompt, (part,), example.seed, card.steps, card.guidance)
+                file = f"{card.name}/{slug(example.prompt)}-{example.seed}-{recipe.digest[:10]}.png"
+                image = read_picture(zoo.ROOT / card.name / example.file)
+                write_picture(image, folder / file, recipe)
+                catalogue.add(file, recipe, image, 0.5, small=False)
     return folder
 
 

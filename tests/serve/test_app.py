@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'ta
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from tastemaker.choose.votes import pair
 from tastemaker.errors import DataError, InvalidArgument
 from tastemaker.serve.app import create_app
+from tastemaker.serve.events import Joined, Voted
 from tastemaker.serve.gallery import Gallery, Wish, import_folder
+from tastemaker.serve.pages import vote as vote_page
 from tastemaker.serve.settings import Settings
 from tastemaker.serve.store import Store
 from tastemaker.serve.visit import Site
@@ -246,6 +250,62 @@ class TestVotes:
         assert vote.choices[0].among[-1] is None
         assert vote.tag in SUBJECTS.values()
 
+    @pytest.mark.parametrize(("answer", "chosen"), [("3,1,4", [2, 0, 3]), ("3,1,4,2", [2, 0, 3]), ("2,4", [1, 3])])
+    def test_an_order_is_a_choice_after_the_other(self, client: TestClient, answer: str, chosen: list[int]) -> None:
+        asked = client.get("/compare?k=4", headers=JSON).json()
+        items = [card["id"] for card in asked["cards"]]
+        after = client.post("/compare", data={"question": asked["question"], "answer": answer}, headers=JSON).json()
+        assert len(after["last"]["order"]) == len(chosen) - 1
+        ((_, vote),) = site(client).store.votes()
+        assert [one.chosen[0] for one in vote.choices] == [items[at] for at in chosen]
+        assert vote.choices[0].among == (*items, None)  # "none is good" was on offer
+        assert [len(one.among) for one in vote.choices[1:]] == list(range(3, 4 - len(chosen), -1))
+
+    def test_an_order_click_by_click_is_stored_when_it_is_whole(self, client: TestClient) -> None:
+        asked = client.get("/compare?k=4&order=true", headers=JSON).json()
+        form = {"question": asked["question"], "order": "true"}
+        for answer, placed in (("3", [3]), ("3,1", [3, 1])):
+            told = client.post("/compare", data={**form, "answer": answer}, headers=JSON).json()
+            assert (told["placed"], told["question"], told["cards"]) == (placed, asked["question"], asked["cards"])
+            assert site(client).store.votes() == []
+        told = client.post("/compare", data={**form, "answer": "3,1,2"}, headers=JSON).json()
+        assert (told["placed"], len(told["last"]["order"]), told["question"] != asked["question"]) == ([], 2, True)
+        assert len(site(client).store.votes()) == 1
+
+    @pytest.mark.parametrize("answer", ["1,1", "1,", "5", "0", "1,2,3,4,1", "tie", "²", "1,none", ",", "-1"])
+    def test_orders_that_make_no_sense(self, client: TestClient, answer: str) -> None:
+        asked = client.get("/compare?k=4", headers=JSON).json()
+        sent = client.post("/compare", data={"question": asked["question"], "answer": answer}, headers=JSON)
+        assert (sent.status_code, bool(sent.json()["message"])) == (422, True)
+
+    @pytest.mark.parametrize("ask", ["information", "thompson", "random"])
+    def test_pairs_are_asked_as_often_as_is_logged(self, tmp_path: Path, folder: Path, ask: str) -> None:
+        made = create_app(Settings(tmp_path, (folder,), models=(), seed=1, refit_after=0, ask=ask))  # type: ignore[arg-type]
+        with TestClient(made, base_url="http://localhost") as client:
+            here, prompts = made.state.site, len(SUBJECTS)
+            here.store.add(Joined("Eva"))
+            drawn = {one.model: one.id for one in here.gallery.by_prompt()["a red apple"]}
+            for _ in range(8):
+                here.store.add(Voted("Eva", pair(drawn["flat"], drawn["ink"])))
+            pairs: Counter[tuple[str, ...]] = Counter()
+            told: dict[tuple[str, ...], float] = {}
+            n = 600
+            for _ in range(n):
+                found = vote_page._question(here, 2, "")
+                assert found is not None
+                pictures, policy, probability = found
+                names = tuple(one.model for one in pictures)
+                pairs[names] += 1
+                told[names] = probability * prompts * 4  # of the pair: two pictures of each
+            assert policy == f"{ask} battle"
+            assert client.get("/compare", headers=JSON).json()["policy"] == policy
+            if ask == "thompson":  # its chances are estimated anew for every question
+                return
+            assert sum(told.values()) == pytest.approx(1)
+            assert all(pairs[names] / n == pytest.approx(p, abs=0.08) for names, p in told.items())
+            asked_again = told["flat", "ink"] + told["ink", "flat"]
+            assert (asked_again < 0.05) == (ask == "information")  # what is known need not be asked
+
     def test_a_question_counts_once_and_cannot_be_changed(self, client: TestClient) -> None:
         asked = client.get("/compare", headers=JSON).json()["question"]
         body, _, tag = asked.partition(".")
@@ -267,6 +327,36 @@ class TestVotes:
         assert client.get("/leaderboard?tag=no", headers=JSON).status_code == 404
         assert client.get("/model/ink", headers=JSON).json()["pictures"] == 12
         assert client.get("/model/no/such", headers=JSON).status_code == 404
+
+
+class TestTwoServers:
+    def test_of_one_store_agree(self, tmp_path: Path, folder: Path) -> None:
+        settings = Settings(tmp_path / "home", (folder,), models=(), seed=7, refit_after=0)
+        with (
+            TestClient(create_app(settings), base_url="http://localhost") as one,
+            TestClient(create_app(settings), base_url="http://localhost") as other,
+        ):
+            token = one.get("/session", headers=JSON).json()["token"]
+            for client in (one, other):
+                client.headers["X-CSRF-Token"] = token
+            other.cookies.update(one.cookies)  # a browser that a proxy sends to either
+            card = first_card(one)
+            again = {**JSON, "Idempotency-Key": "k"}
+            sent = [c.post("/say", data={"item": card["id"], "value": "like"}, headers=again) for c in (one, other)]
+            assert sent[0].json()["seq"] == sent[1].json()["seq"]
+            assert len(other.get("/history", headers=JSON).json()["entries"]) == 1
+            asked = one.get("/compare", headers=JSON).json()["question"]
+            answers = [c.post("/compare", data={"question": asked, "answer": "1"}, headers=JSON) for c in (other, one)]
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert len(site(one).store.votes()) == 1
+            boards = [c.get("/leaderboard", headers=JSON).json()["rows"] for c in (one, other)]
+            assert boards[0] == boards[1]
+            site(one).learner.refit()
+            assert other.get("/for-you", headers=JSON).json()["version"] == 1
+            seq = other.post("/undo", headers=JSON).json()["undone"]
+            assert one.post("/undo", data={"seq": seq}, headers=JSON).status_code == 200  # taken back is taken back
+            audits = [c.get("/audit", headers=JSON).json() for c in (one, other)]
+            assert audits[0]["counts"] == audits[1]["counts"]
 
 
 class TestPictures:

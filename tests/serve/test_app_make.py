@@ -21,7 +21,7 @@ from tastemaker.serve.app import create_app
 from tastemaker.serve.jobs import Cancelled, Jobs, work_on
 from tastemaker.serve.settings import Settings
 from tastemaker.serve.visit import Site
-from tastemaker.serve.worker import Draftsman
+from tastemaker.serve.worker import Draftsman, Kept
 from tests.generate import tiny
 from tests.serve.planted import plant
 
@@ -140,6 +140,34 @@ def test_a_model_folder_that_vanishes_fails_the_job_with_words(tmp_path: Path, m
         work(client)
         found = told(client, job)["job"]
         assert (found["state"], "copy" in found["message"]) == ("failed", True)
+
+
+def test_a_model_folder_that_vanishes_in_the_middle_leaves_what_was_drawn(
+    tmp_path: Path, models: tuple[str, ...]
+) -> None:
+    import shutil
+
+    first, second = (str(shutil.copytree(name, tmp_path / Path(name).name)) for name in models)
+
+    class Vanishing(Kept):
+        def load(self, path: Path, loras: Any) -> Any:
+            found = super().load(path, loras)
+            shutil.rmtree(second, ignore_errors=True)
+            return found
+
+    with TestClient(
+        create_app(Settings(tmp_path / "home", models=(first, second))), base_url="http://localhost"
+    ) as client:
+        client.headers["X-CSRF-Token"] = client.get("/session", headers=JSON).json()["token"]
+        job = order(client, "/generate", prompt="a dog", models=[first, second], steps=1)
+        here = site(client)
+        draws = Draftsman(here.store, here.settings.pictures, Vanishing())
+        work_on(here.jobs, draws, worker="test", device="cpu", once=True)
+        found = told(client, job)
+        assert (found["job"]["state"], Path(second).name in found["job"]["message"]) == ("failed", True)
+        assert [card["model"] for card in found["cards"]] == [first]
+        assert client.get(found["cards"][0]["image"]).status_code == 200
+        assert client.get(f"/job/{job}").status_code == 200
 
 
 def test_work_nobody_knows_is_refused(client: TestClient) -> None:

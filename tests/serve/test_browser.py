@@ -32,6 +32,7 @@ PAGES = (
     "for-you",
     "compare",
     "compare?k=4",
+    "compare?k=4&order=true",
     "leaderboard",
     "generate",
     "mix",
@@ -155,6 +156,22 @@ def test_a_journey_from_like_to_leaderboard(page: Any, address: str) -> None:
     assert page.locator(".past li").count() == 5
     page.keyboard.press("z")
     page.wait_for_selector(".past li.undone")
+
+
+def test_four_are_put_in_order_by_keys_and_by_clicks(page: Any, address: str) -> None:
+    ready(page, f"{address}/compare?k=4&order=true")
+    page.keyboard.press("3")
+    page.wait_for_selector("text=Place 2 of 4")
+    assert page.locator(".choice.placed").count() == 1
+    page.locator(".choice:not(.placed)").first.click()
+    page.wait_for_selector("text=Place 3 of 4")
+    page.keyboard.press("4")
+    page.wait_for_selector(".last")
+    assert page.locator(".last").inner_text().startswith("Your order:")
+    page.keyboard.press("2")
+    page.wait_for_selector("text=Place 2 of 4")
+    page.keyboard.press("Enter")  # that is enough
+    page.wait_for_function("() => !document.querySelector('.choice.placed')")
 
 
 def test_errors_are_told_in_the_page(page: Any, address: str) -> None:

@@ -23,6 +23,7 @@ from tastemaker.serve.events import Joined, Made, Said, Undone, Voted
 from tastemaker.serve.learn import Learner, Plan
 from tastemaker.serve.store import Store
 from tastemaker.serve.taste import Taste, draw
+from tastemaker.serve.trust import Doubt, Watch
 
 PLAN = Plan(model=Factors(rank=4, reg=1.0, epochs=8), prior=Prior(), keep=3)
 BEST = {"explore": 0.0, "rng": np.random.default_rng(0)}
@@ -80,7 +81,7 @@ def test_a_person_is_what_fold_in_makes_of_them(model: Factors) -> None:
     x = taste.person(items, values)
     assert taste.scores(x) == pytest.approx(expected, abs=2e-4)
     # Why: what the words add, and what everybody who spoke of them gets, make up the score.
-    shares = taste.why(items, values, 7)
+    shares = taste.why(items, values, np.array([7, 8], np.int32))[:, 0]
     gram, _ = taste._words(items, values)
     base = taste.items[7] @ np.linalg.solve(gram, taste.pull) + taste.offset[7]
     assert base + shares.sum() == pytest.approx(taste.scores(x)[7])
@@ -147,6 +148,9 @@ def test_a_like_counts_in_the_next_list(learner: Learner) -> None:
     assert sum(int(item[1:]) % 2 == 0 for item in after.items[:6]) == 6
     why = learner.why("new", after.items[0])
     assert {item for item, _, _ in why} == {"p0", "p2", "p4"}
+    told = learner.recommend("new", 12, reasons=2, **BEST)
+    for item, reasons in zip(told.items, told.reasons, strict=True):
+        assert [(one, value) for one, value, _ in reasons] == [one[:2] for one in learner.why("new", item, 2)]
     assert all(share > 0 for _, _, share in why)
     # Taken back, it is as if it had never been said.
     for past in learner.store.history("new"):
@@ -162,6 +166,8 @@ def test_lists_hold_what_they_may(learner: Learner) -> None:
     assert len(learner.recommend("u0", 24, **BEST).items) == 16
     free = [f"p{n}" for n in range(24) if f"p{n}" not in spoken][:4]
     assert set(learner.recommend("u0", 10, among=free, **BEST).items) == set(free)
+    rows = np.array([learner.store.item(item).row for item in free], np.int32)
+    assert learner.recommend("u0", 10, among=rows, **BEST) == learner.recommend("u0", 10, among=free, **BEST)
     learner.store.add(learner.recommend("u0", 3, **BEST).shown("u0"))
     unseen = learner.recommend("u0", 24, unseen_only=True, **BEST)
     assert len(unseen.items) == 13
@@ -294,13 +300,21 @@ def test_weights_of_events_and_votes_are_asked_for(file: Store, tmp_path: Path) 
         asked.insert(0, log)
         return np.where(log.user_ids.ids(log.user).to_numpy() == "u1", 0.0, 1.0)
 
-    def trust(votes):
-        asked.append(votes)
-        return []
+    class Doubtful(Watch):
+        def doubts(self, votes, log):
+            asked.append(votes)
+            return (Doubt("u0", "votes", 1, 0.25, "test"),)
 
-    learner = Learner(file, tmp_path / "models", Plan(model=PLAN.model, weigh=weigh, trust=trust))
+    plain = Learner(file, tmp_path / "plain", PLAN)
+    plain.refit()
+    learner = Learner(file, tmp_path / "models", Plan(model=PLAN.model, weigh=weigh, trust=Doubtful()))
     version = learner.refit()
-    assert (len(asked[0]), version.words, version.votes) == (240, 240, 0)
+    assert (len(asked[0]), version.words, version.votes, len(asked[1])) == (240, 240, 1, 1)
+    assert version.doubts == learner.versions()[0].doubts == (Doubt("u0", "votes", 1, 0.25, "test"),)
+    assert 0 < ratings(learner)["m0"] < ratings(plain)["m0"]
+    assert learner.belief(person="u1").about == "person 'u1'"
+    with pytest.raises(UnknownId):
+        learner.belief(person="nobody")
 
 
 # -- boards ------------------------------------------------------------------------------------------------------------

@@ -162,20 +162,16 @@ def vote(
 
 
 def _shelf(book: Path | None, encoder: Path | None) -> tuple[Promptbook, Shelf]:
-    from tastemaker.choose.stock import embedded, stock, zoo_book
+    from tastemaker.choose.stock import embedded, eyes, stock, zoo_book
     from tastemaker.data.read.grid import read_grid
     from tastemaker.generate import zoo
-    from tastemaker.generate.embed import Encoder
 
-    folder = encoder or zoo.ROOT.parent / "zoo_encoder"
-    if not folder.is_dir():
-        raise DataError("no such folder; expected a CLIP model such as --encoder clip/", file=folder)
-    eyes = Encoder.load(folder)
+    clip = eyes(encoder)
     if book is None:
-        found = embedded(zoo_book(), eyes, lambda name: zoo.ROOT / name.removeprefix(zoo.PREFIX))
+        found = embedded(zoo_book(), clip, lambda name: zoo.ROOT / name.removeprefix(zoo.PREFIX))
     else:
-        found = embedded(read_grid(book), eyes, lambda name: book / name)
-    return found, stock(found, eyes)
+        found = embedded(read_grid(book), clip, lambda name: book / name)
+    return found, stock(found, clip)
 
 
 def _votes(path: Path) -> list[Vote]:
@@ -214,17 +210,12 @@ def _about(votes: Path, known: set[Any]) -> list[Vote]:
 
 def _taste(votes: Path | None, user: str | None, book: Promptbook) -> Taste | None:
     """The person's taste in pictures, from votes on those of the book; the crowd's for a newcomer; None without any."""
-    from tastemaker.choose.rank import Taste, learned
-    from tastemaker.choose.stock import Look
+    from tastemaker.choose.stock import Look, taste
 
     if votes is None or user is None:
         return None
-    if not (told := _about(votes, set(book.cells["picture"]))):
-        return None
-    seen = Look.of(book).book(book)
-    own, others = ([one for one in told if (one.person == user) == mine] for mine in (True, False))
-    start = Taste.start(seen.names)
-    return (learned(others, seen, start) if others else start).of(user).update(own, seen)
+    told = _about(votes, set(book.cells["picture"]))
+    return taste(told, user, Look.of(book).book(book)) if told else None
 
 
 def _drawn(

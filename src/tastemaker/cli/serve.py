@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,7 +24,10 @@ def serve(
     public: bool = False,
     name: Annotated[list[str], Parameter(consume_multiple=True, negative="")] = [],  # noqa: B006
     devices: Annotated[list[str], Parameter(consume_multiple=True)] = ["auto"],  # noqa: B006
+    encoder: Path | None = None,
     explore: float = 0.1,
+    ask: Literal["information", "thompson", "random"] = "information",
+    trust: bool = True,
 ) -> None:
     """Serve a gallery: look, like, compare, generate, mix, and see who gets what.
 
@@ -46,7 +49,11 @@ def serve(
         public: Strangers may come.
         name: Host names it answers to beside localhost; needed with --public.
         devices: One process that draws for each: auto, cpu, cuda:0, cuda:1, ...; none to draw elsewhere.
-        explore: Share of recommended places filled by chance.
+        encoder: CLIP folder that judges what models draw, to choose among them for a prompt; needed for models of
+            your own. The embedded one, which knows the embedded models alone, when not given.
+        explore: Share of places, models and questions drawn by chance.
+        ask: What Compare asks: the pair that tells most, one of likely winners, or any.
+        trust: Let suspicious votes and likes count less.
     """
     try:
         import uvicorn
@@ -61,7 +68,7 @@ def serve(
             f"--host {host} without --name; say under which names it is reached, such as --name gallery.example"
         )
     drawing = tuple(model for model in models if model != "none")
-    settings = Settings(home, galleries, drawing, store, public, tuple(name), explore=explore)
+    settings = Settings(home, galleries, drawing, store, public, tuple(name), encoder, explore, ask, trust)
     err.print("reading the gallery ...")
     site = create_app(settings)
     err.print(f"http://{'localhost' if host in LOCAL else host}:{port}/   (Ctrl-C ends it)", highlight=False)

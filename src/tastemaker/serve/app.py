@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,17 @@ except ModuleNotFoundError as error:
 
 import tastemaker
 from tastemaker.serve.answers import HERE, Refused, refusal
+from tastemaker.serve.chooser import Chooser
 from tastemaker.serve.gallery import Gallery, import_folder
 from tastemaker.serve.guard import Guard
 from tastemaker.serve.jobs import Jobs
-from tastemaker.serve.learn import Learner
-from tastemaker.serve.pages import audit, explore, make, people, picture, taste, vote
+from tastemaker.serve.kept import Kept
+from tastemaker.serve.learn import Learner, Plan
+from tastemaker.serve.pages import audit, explore, make, model, people, picture, taste, vote
 from tastemaker.serve.settings import Settings
 from tastemaker.serve.signing import Signer
 from tastemaker.serve.store import Store
+from tastemaker.serve.trust import Watch
 from tastemaker.serve.visit import Site
 
 ABOUT = """Every page has a JSON twin: ask with `Accept: application/json` or `?format=json`. Every POST needs the
@@ -66,8 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
         for folder in settings.galleries:
             import_folder(store, Path(folder))
         gallery = Gallery(store, settings)
-        learner = Learner(store, settings.home / "versions")
-        site = Site(settings, store, Jobs(store), learner, gallery, Signer.of(settings.home / "secret"))
+        learner = Learner(store, settings.home / "versions", Plan(trust=Watch() if settings.trust else None))
+        chooser = Chooser(settings, store, gallery, learner)
+        signer, accounts = Signer.of(settings.home / "secret"), Kept(partial(audit.account, store, gallery))
+        site = Site(settings, store, Jobs(store), learner, gallery, chooser, signer, accounts)
     except BaseException:
         store.close()
         raise
@@ -80,14 +86,14 @@ def create_app(settings: Settings) -> FastAPI:
 
     problems: dict[int | str, dict[str, Any]] = {
         number: {"model": Problem, "description": HTTPStatus(number).phrase}
-        for number in (403, 404, 409, 413, 421, 422, 429, 503)
+        for number in (400, 403, 404, 409, 413, 421, 422, 429, 503)
     }
     app = FastAPI(
         title="tastemaker", version=tastemaker.__version__, description=ABOUT, lifespan=life, responses=problems,
         docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.site = site
-    for part in (explore, taste, vote, make, picture, people, audit):
+    for part in (explore, taste, vote, make, picture, model, people, audit):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.add_api_route("/", _front, include_in_schema=False)
@@ -121,6 +127,7 @@ def _unfit(request: Request, error: Exception) -> Response:
 def _unknown_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {
+        400: f"the form cannot be read ({error.detail}); send multipart/form-data or application/x-www-form-urlencoded",
         404: f"there is no page {request.url.path[:80]}; begin at /explore",
         405: f"{request.method} is not for {request.url.path[:80]}; /openapi.json lists what is",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -69,14 +69,18 @@ def card(picture: Picture, word: Word | None = None, **facts: object) -> Card:
 
 def show(
     site: Site, person: str, pictures: Sequence[Picture], policy: str, probabilities: Sequence[float], *,
-    first: int = 0, why: Sequence[str] = (),
+    first: int = 0, why: Sequence[str] = (), words: Mapping[str, Word] | None = None,
 ) -> list[Card]:  # fmt: skip
-    """Log a list as shown and give its cards. Nothing is shown that could not be logged: raises StoreDown."""
+    """Log a list as shown and give its cards. Nothing is shown that could not be logged: raises StoreDown.
+
+    Args:
+        words: what the person said, where that is known already.
+    """
     if not pictures:
         return []
     shown = Shown(person, tuple(one.id for one in pictures), policy, tuple(probabilities), first)
     seq = site.store.add(shown).seq
-    words = site.store.words(person)
+    words = site.store.words(person) if words is None else words
     reasons = why or [""] * len(pictures)
     return [
         card(one, words.get(one.id), impression=seq + at, policy=policy, probability=p, why=reason)

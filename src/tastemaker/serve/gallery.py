@@ -137,11 +137,18 @@ class Gallery:
         """Every picture that may be shown, oldest first."""
         return self._index.pictures
 
-    def find(self, wish: Wish, without: Collection[str] = ()) -> list[Picture]:
-        """The pictures somebody looks for, oldest first, but for the ids in `without`."""
+    @property
+    def rows(self) -> NDArray[np.int32]:
+        """The store's row of each of `everything`."""
+        return self._index.rows
+
+    def find(self, wish: Wish, without: Collection[str] = ()) -> tuple[tuple[Picture, ...], NDArray[np.int32]]:
+        """What somebody looks for, oldest first, but for the ids in `without`: pictures, and the places of these."""
         index = self._index
-        rows = np.flatnonzero(index.fits(wish))
-        return [picture for row in rows if (picture := index.pictures[row]).id not in without]
+        at = np.flatnonzero(index.fits(wish)).astype(np.int32)
+        if without:
+            at = at[[index.pictures[one].id not in without for one in at]]
+        return index.pictures, at
 
     def counts(self, wish: Wish) -> dict[str, list[tuple[str, int]]]:
         """For each facet its values and how many pictures each would leave, the other facets as wished."""
@@ -151,6 +158,11 @@ class Gallery:
             names = index.values[facet]
             found[facet] = [(name, int(n[at])) for at, name in enumerate(names) if at < len(n) and n[at]]
         return found
+
+    def battles(self, tag: str = "") -> dict[str, Mapping[str, list[Picture]]]:
+        """Prompts of a tag, or all, that two models or more drew: the pictures of each model."""
+        wanted = self._index.tagged.get(tag, ()) if tag else self._index.models
+        return {prompt: of for prompt in wanted if len(of := self._index.models[prompt]) > 1}
 
     def by_prompt(self) -> Mapping[str, list[Picture]]:
         """The pictures of each prompt."""
@@ -248,10 +260,13 @@ class _Index:
     """Pictures as arrays: for each facet its values and each picture's value number."""
 
     pictures: tuple[Picture, ...]
+    rows: NDArray[np.int32]
     values: Mapping[str, list[str]]
     codes: Mapping[str, NDArray[np.int32]]
     texts: tuple[str, ...]
     prompts: Mapping[str, list[Picture]]
+    models: Mapping[str, Mapping[str, list[Picture]]]  # the same, by model
+    tagged: Mapping[str, list[str]]  # prompts of each tag
 
     @classmethod
     def of(cls, pictures: list[Picture]) -> _Index:
@@ -264,7 +279,14 @@ class _Index:
         prompts: dict[str, list[Picture]] = {}
         for picture in pictures:
             prompts.setdefault(picture.prompt, []).append(picture)
-        return cls(tuple(pictures), values, codes, texts, prompts)
+        models: dict[str, dict[str, list[Picture]]] = {prompt: {} for prompt in prompts}
+        for picture in pictures:
+            models[picture.prompt].setdefault(picture.model, []).append(picture)
+        tagged: dict[str, list[str]] = {}
+        for prompt, (first, *_) in prompts.items():
+            tagged.setdefault(first.tag, []).append(prompt)
+        rows = np.array([picture.row for picture in pictures], np.int32)
+        return cls(tuple(pictures), rows, values, codes, texts, prompts, models, tagged)
 
     def fits(self, wish: Wish) -> NDArray[np.bool_]:
         found = np.ones(len(self.pictures), bool)

@@ -105,7 +105,8 @@ class Jobs:
         Raises:
             InvalidArgument: work that is not JSON.
             Conflict: the key was first used for other work.
-            UnknownId, StoreDown.
+            UnknownId: nobody is called so.
+            StoreDown: nothing was acknowledged.
         """
         row = None if user is None else self.store.user(user).row
         asked = {"device": check_text(device, "device"), "user": row, "work": _json(work, "work")}
@@ -124,6 +125,10 @@ class Jobs:
             db.execute(insert(s.jobs).values(job=number, time=now, changed=now, key=key, **asked, **still))
             s.spend(db, seq, now)
         return number
+
+    def keyed(self, key: str) -> Job | None:
+        """The job asked for under a key."""
+        return next(iter(self._jobs(s.jobs.c.key == key)), None)
 
     def job(self, number: int) -> Job:
         """A job. Raises UnknownId."""

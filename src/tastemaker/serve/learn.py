@@ -25,9 +25,10 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,16 +38,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tastemaker import columns as c
-from tastemaker.choose.belief import Leaderboard, Prior
+from tastemaker.choose.belief import Belief, Leaderboard, Prior
+from tastemaker.choose.votes import Vote
 from tastemaker.data.feedback import FeedbackLog
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import DataError, InvalidArgument, UnknownId, UnknownName
 from tastemaker.generate import record
 from tastemaker.recommend.factors import Factors
 from tastemaker.serve import schema as s
-from tastemaker.serve.board import Board, Tally, Trust, on_models
+from tastemaker.serve.board import Board, Tally, on_models
 from tastemaker.serve.store import Item, Store, Word
-from tastemaker.serve.taste import Picks, Taste, draw
+from tastemaker.serve.taste import Picks, Reason, Taste, draw
+from tastemaker.serve.trust import Doubt, Watch, weighed, weights
 
 Weigh = Callable[[FeedbackLog], NDArray[np.float64]]
 _TALLIES = 256  # persons whose boards are remembered
@@ -62,6 +65,7 @@ class Version:
         time: when it was fitted, microseconds since 1970.
         words, votes: how many it learned from.
         models, persons: of its board, in the order of the arrays.
+        doubts: people who counted less in it, and whose later votes do.
     """
 
     version: int
@@ -71,6 +75,7 @@ class Version:
     votes: int = 0
     models: tuple[str, ...] = ()
     persons: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class Plan:
         model: configured, not fitted.
         prior: of the boards.
         persons: how many, of those who vote most, get a belief of their own.
-        weigh: weight of each event of a log, such as inverse propensities; 0 is one that is not trusted.
-        trust: votes with the weights they deserve.
+        weigh: weight of each event of a log, such as inverse propensities.
+        trust: finds people whose votes and likes are to count less; None trusts everybody alike.
         keep: versions on disk; older ones are deleted, but not the one in force.
     """
 
@@ -90,7 +95,7 @@ class Plan:
     prior: Prior = dataclasses.field(default_factory=Prior)
     persons: int = 200
     weigh: Weigh | None = None
-    trust: Trust | None = None
+    trust: Watch | None = None
     keep: int = 20
 
 
@@ -112,6 +117,7 @@ class Learner:
         self._stamp: object = None
         self._current = _read(self.folder, 0, self.plan.prior)
         self._tallies: dict[str | None, Tally] = {}
+        self._board: tuple[Belief, float, Leaderboard] | None = None  # everybody's, while no vote comes in
         self._catalog: tuple[tuple[Item, ...], dict[str, int]] = (), {}
         self._fits: ProcessPoolExecutor | None = None
         self._fitting: Future[Version] | None = None
@@ -134,17 +140,19 @@ class Learner:
         user: str,
         k: int = 12,
         *,
-        among: Collection[str] | None = None,
+        among: Collection[str] | NDArray[np.int32] | None = None,
         unseen_only: bool = False,
         explore: float = 0.1,
+        reasons: int = 0,
         rng: np.random.Generator,
     ) -> Picks:
         """A list for a person: at most k items, none they have spoken about.
 
         Args:
-            among: only these; all items by default.
+            among: only these, by id or by row; all items by default.
             unseen_only: none they were ever shown.
             explore: share of places filled with any item, each alike.
+            reasons: how many words to name for each, as `why` does.
 
         Raises UnknownId for a person or an item the store does not know, InvalidArgument.
         """
@@ -152,16 +160,18 @@ class Learner:
         seen = self.store.seen(user) if unseen_only else ()
         items, row = self._catalogue()  # after what it must hold
         allowed = np.full(len(items), among is None)
-        allowed[_rows(among or (), row)] = True
+        allowed[among if isinstance(among, np.ndarray) else _rows(among or (), row)] = True
         allowed[_rows((*words, *seen), row)] = False
-        scores = np.full(len(items), np.nan)
+        scores, known = np.full(len(items), np.nan), 0 if current.taste is None else len(current.taste.offset)
+        said = _said(words, row, known)
         if current.taste is not None:
-            n = len(current.taste.offset)
-            scores[:n] = current.taste.scores(current.taste.person(*_said(words, row, n)))
+            scores[:known] = current.taste.scores(current.taste.person(*said))
         chosen, probabilities = draw(scores, np.flatnonzero(allowed).astype(np.int32), k, explore, rng)
         policy = "random" if current.taste is None else f"factors/{current.version.version} explore {explore:g}"
         given = tuple(None if np.isnan(scores[at]) else float(scores[at]) for at in chosen)
-        return Picks(tuple(items[at].id for at in chosen), given, policy, tuple(probabilities))
+        why = _reasons(current.taste, items, said, [at for at in chosen if at < known], reasons) if reasons else {}
+        named = tuple(tuple(why.get(at, ())) for at in chosen)
+        return Picks(tuple(items[at].id for at in chosen), given, policy, tuple(probabilities), named, words)
 
     def why(self, user: str, item: str, n: int = 3) -> list[tuple[str, int, float]]:
         """The n words that count most in a person's score of an item: (item spoken about, +1 or -1, share of score).
@@ -173,15 +183,21 @@ class Learner:
         at = int(_rows([item], row)[0])
         if current.taste is None or at >= len(current.taste.offset):
             return []
-        rows, values = _said(words, row, len(current.taste.offset))
-        shares = current.taste.why(rows, values, at)
-        most = np.argsort(-np.abs(shares), kind="stable")[:n]
-        return [(items[rows[i]].id, int(values[i]), float(shares[i])) for i in most]
+        return _reasons(current.taste, items, _said(words, row, len(current.taste.offset)), [at], n)[at]
 
     def leaderboard(self, *, person: str | None = None, level: float = 0.95) -> Leaderboard:
-        """The board of models by everybody's votes, or by a person's taste, with every vote up to now.
+        """The board of `belief`. Raises what that raises."""
+        belief = self.belief(person=person)
+        if person is not None:
+            return belief.leaderboard(level=level)
+        if self._board is None or self._board[0] is not belief or self._board[1] != level:
+            self._board = belief, level, belief.leaderboard(level=level)
+        return self._board[2]
 
-        Raises InvalidArgument where no model has made anything.
+    def belief(self, *, person: str | None = None) -> Belief:
+        """What is believed of the models by everybody's votes, or by a person's taste, with every vote up to now.
+
+        Raises InvalidArgument where no model has made anything, UnknownId for a person the store does not know.
         """
         current, seq = self._look(), self.store.seq()
         items, _ = self._catalogue()  # after what it must hold
@@ -194,10 +210,15 @@ class Learner:
             tally = self._tallies.pop(person, None)
             if tally is None or tally.board is not current.board:
                 tally = Tally.begin(current.board, person)
-            self._tallies[person] = tally = tally.caught_up(self.store, seq, model_of, self.plan.trust)
+            trust = partial(weighed, doubts=current.version.doubts if person is None else ())
+            self._tallies[person] = tally = tally.caught_up(self.store, seq, model_of, trust)
             while len(self._tallies) > _TALLIES:
                 del self._tallies[next(iter(self._tallies))]
-        return tally.belief.leaderboard(level=level)
+        return tally.belief
+
+    def trusted(self, votes: Sequence[Vote]) -> list[Vote]:
+        """Votes with the weights that the doubts of the version in force leave them."""
+        return weighed(votes, self._look().version.doubts)
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
@@ -286,8 +307,9 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
     seq = store.seq()
     log = store.log(last=True, upto=seq)
     model_of = {item.id: item.model or item.id for item in store.items()}
-    votes = [on_models(vote, model_of) for _, vote in store.votes(upto=seq)]
-    votes = [vote for vote in (plan.trust(votes) if plan.trust else votes) if vote.choices]
+    votes = [vote for _, one in store.votes(upto=seq) if (vote := on_models(one, model_of)).choices]
+    doubts = plan.trust.doubts(votes, log) if plan.trust else ()
+    votes = weighed(votes, doubts)
     board = Board.fit(votes, list(dict.fromkeys(model_of.values())), plan.prior, persons=plan.persons, seq=seq)
     if not len(log) and board is None:
         raise InvalidArgument("nobody has said anything yet; there is nothing to learn from")
@@ -296,6 +318,8 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
         new.mkdir()
         if len(log):
             weight = plan.weigh(log) if plan.weigh else None
+            if doubts:
+                weight = weights(log, doubts) * (1.0 if weight is None else weight)
             dataclasses.replace(plan.model).fit(_of_speakers(log), weight=weight, rng=rng).save(new / "factors")
         if board is not None:
             save_file(board.arrays(), new / "board.safetensors")
@@ -305,6 +329,7 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
         version = Version(
             number, seq, s.now(), len(log), len(votes),
             () if board is None else tuple(board.crowd.ids.series), () if board is None else tuple(board.persons),
+            doubts,
         )  # fmt: skip
         (new / "version.json").write_text(record.write(version) + "\n", encoding="utf-8")
         new.rename(folder / str(number))
@@ -389,6 +414,22 @@ def _rows(ids: Collection[str], row: Mapping[str, int]) -> NDArray[np.int32]:
         return np.array([row[id] for id in ids], np.int32)
     except KeyError as error:
         raise UnknownId(f"nothing is called {error}; store Made({error}) first") from error
+
+
+def _reasons(
+    taste: Taste | None, items: Sequence[Item], said: tuple[NDArray[np.int32], NDArray[np.int32]], chosen: list[int],
+    n: int,
+) -> dict[int, list[Reason]]:  # fmt: skip
+    """For each row the n words that count most in its score."""
+    if taste is None or not chosen:
+        return {}
+    rows, values = said
+    shares = taste.why(rows, values, np.array(chosen, np.int32))
+    most = np.argsort(-np.abs(shares), axis=0, kind="stable")[:n]
+    return {
+        one: [(items[rows[i]].id, int(values[i]), float(shares[i, at])) for i in most[:, at]]
+        for at, one in enumerate(chosen)
+    }
 
 
 def _said(words: Mapping[str, Word], row: Mapping[str, int], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

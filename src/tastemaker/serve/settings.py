@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tastemaker.errors import InvalidArgument
 
@@ -30,7 +31,11 @@ class Settings:
         public: strangers may come: rate limits and quotas hold, nobody can pick another's profile, explicit prompts are
             refused, cookies travel over https only.
         names: host names it answers to, beside this machine's own; "*" for all, behind a proxy that checks.
+        encoder: CLIP folder that judges what models draw, to choose among them; the embedded one, which knows the
+            embedded models alone, when None.
         explore: share of places filled at random, which is what makes corrections possible.
+        ask: which pairs Compare asks about: those that tell most, those that could be the best, or any.
+        trust: whether suspicious votes and likes count less.
         refit_after: events after which the model is fitted anew in the background; 0 never.
         reads, writes: requests a minute from one address, when public.
         orders: jobs one person may have waiting or running, when public.
@@ -45,7 +50,10 @@ class Settings:
     store: str | None = None
     public: bool = False
     names: tuple[str, ...] = ()
+    encoder: Path | None = None
     explore: float = 0.1
+    ask: Literal["information", "thompson", "random"] = "information"
+    trust: bool = True
     refit_after: int = 50
     reads: int = 900
     writes: int = 120

@@ -16,7 +16,8 @@ The probability kept with an impression is that of this item at this place, give
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -26,8 +27,10 @@ from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument
 from tastemaker.recommend.factors import FactorsState
 from tastemaker.serve.events import Shown
+from tastemaker.serve.store import Word
 
 Floats = NDArray[np.float64]
+Reason = tuple[str, int, float]  # item spoken about, +1 or -1, share of the score
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +77,15 @@ class Taste:
         """Of every item for a person, shape (n,)."""
         return np.asarray(self.items @ x + self.offset)
 
-    def why(self, rows: NDArray[np.int32], values: NDArray[np.int32], item: int) -> Floats:
-        """What each word adds to the person's score of an item, shape (len(rows),).
+    def why(self, rows: NDArray[np.int32], values: NDArray[np.int32], items: NDArray[np.int32]) -> Floats:
+        """What each word adds to the person's score of each of these items, shape (len(rows), len(items)).
 
         The score is linear in what the words pull, so these add up to it, but for what everybody gets.
         """
         if not len(rows):
-            return np.zeros(0)
+            return np.zeros((0, len(items)))
         gram, pulls = self._words(rows, values)
-        return np.asarray(pulls @ np.linalg.solve(gram, self.items[item]))
+        return np.asarray(pulls @ np.linalg.solve(gram, self.items[items].T))
 
     def _words(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """The curvature with these words, and what each of them pulls beyond an unseen item, (len(rows), d)."""
@@ -96,12 +99,17 @@ class Taste:
 
 @dataclass(frozen=True)
 class Picks:
-    """Items in the order to show them, their scores (None: drawn, and the model does not know it), and how chosen."""
+    """Items in the order to show them, their scores (None: drawn, and the model does not know it), and how chosen.
+
+    `reasons` of each, where they were asked for; `words` are what the person had said.
+    """
 
     items: tuple[str, ...]
     scores: tuple[float | None, ...]
     policy: str
     probabilities: tuple[float, ...]
+    reasons: tuple[tuple[Reason, ...], ...] = field(default=(), compare=False)
+    words: Mapping[str, Word] = field(default_factory=dict, compare=False)
 
     def shown(self, user: str, first: int = 0) -> Shown:
         """The event to store when the list is shown."""

@@ -19,11 +19,13 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from tastemaker.errors import InvalidArgument
+from tastemaker.errors import InvalidArgument, UnknownId
 from tastemaker.serve.answers import Refused, answer, wants_json
+from tastemaker.serve.chooser import Chooser
 from tastemaker.serve.events import Conflict, Joined
 from tastemaker.serve.gallery import Gallery
 from tastemaker.serve.jobs import Jobs
+from tastemaker.serve.kept import Kept
 from tastemaker.serve.learn import Learner
 from tastemaker.serve.settings import Settings
 from tastemaker.serve.signing import Signer
@@ -41,7 +43,10 @@ class Site:
     jobs: Jobs
     learner: Learner
     gallery: Gallery
+    chooser: Chooser
     signer: Signer
+    accounts: Kept[Any]  # what the page Audit tells
+    boards: dict[str, Kept[Any]] = field(default_factory=dict)  # leaderboards of tags
     known: set[str] = field(default_factory=set)  # people met since the start
     count: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -52,15 +57,25 @@ class Site:
 
     def join(self, person: str) -> str:
         """Store a person who is not there yet."""
-        self.store.add(Joined(person))
+        try:
+            self.store.user(person)  # who comes back after a restart costs no write
+        except UnknownId:
+            self.store.add(Joined(person))
         self.known.add(person)
         return person
+
+    def due(self, seq: int) -> bool:
+        """Whether it may be time to fit anew, at the event `seq`: fifty are not many after a million."""
+        after, version = self.settings.refit_after, self.learner.version
+        return after > 0 and seq - version.seq >= max(after, version.words // 10)
 
     def learned(self) -> None:
         """Fit anew in the background where enough was said since."""
         after = self.settings.refit_after
-        if after and self.learner.behind() >= after and self.store.counts()["feedback"] >= after // 2:
-            self.learner.refit_in_background()
+        if after and self.due(self.store.seq()):
+            counts = self.store.counts()
+            if counts["feedback"] + counts["votes"] >= after // 2:
+                self.learner.refit_in_background()
 
 
 @dataclass(frozen=True, eq=False)

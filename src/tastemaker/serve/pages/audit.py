@@ -3,11 +3,16 @@
 Everything here is computed from the log alone, so that anybody with an export can check it. A probability of 1 / 5,000
 makes one reaction weigh as much as 5,000; the effective sample says how many equally weighted ones the weighted ones
 are worth (Kish).
+
+It is computed in the background and kept until something happens; where that takes longer than a moment, the page shows
+the last account and says as of when.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +27,77 @@ from tastemaker.data.feedback import FeedbackLog
 from tastemaker.errors import TastemakerError
 from tastemaker.evaluate.groups import Groups, by_popularity, by_value
 from tastemaker.evaluate.stakeholders import stakeholders
+from tastemaker.serve import schema as s
 from tastemaker.serve.gallery import NONE, Gallery
-from tastemaker.serve.visit import Here
+from tastemaker.serve.store import Store
+from tastemaker.serve.trust import Doubt
+from tastemaker.serve.visit import Here, Site
 
 router = APIRouter(tags=["answer for it"])
 DRILL = "drill.json"
 _FIGURES = 60  # of a drill
+_NAMES, _NUMBERS = ("victim", "attack", "defence"), ("hit_rate_before", "hit_rate", "accuracy", "accuracy_change")
+_DOUBTS = 40  # shown
 
 
-@router.get("/audit", summary="Stakeholders, exposure by maker, propensities, the last attack drill")
+@dataclass(frozen=True)
+class Account:
+    """What is computed from the log, as of an event and a moment (microseconds since 1970)."""
+
+    seq: int
+    time: int
+    counts: dict[str, int]
+    stakeholders: list[dict[str, Any]]
+    groups: str
+    makers: list[dict[str, Any]]
+    policies: list[dict[str, Any]]
+
+
+def account(store: Store, gallery: Gallery) -> Account:
+    """Of the log as it is now."""
+    seq = store.seq()
+    gallery.refresh()
+    log = store.log(last=True, upto=seq)
+    table, groups = _stakeholders(log, gallery)
+    return Account(seq, s.now(), store.counts(), table, groups, _makers(log, gallery), policies(log))
+
+
+@router.get("/audit", summary="Stakeholders, exposure by maker, propensities, doubts, the last attack drill")
 def audit(here: Here) -> Response:
     site = here.site
     site.gallery.refresh()
-    log = site.store.log(last=True)
-    makers = _makers(log, site.gallery)
-    table, groups = _stakeholders(log, site.gallery)
+    seq = site.store.seq()
+    made = site.accounts.get((seq, len(site.gallery)))
     facts = {
-        "counts": site.store.counts(), "version": site.learner.version, "stakeholders": table, "groups": groups,
-        "makers": makers, "policies": policies(log), "drill": _drill(site.settings.home / DRILL),
+        "as_of": None if made is None else {"seq": made.seq, "time": made.time, "events_since": max(0, seq - made.seq)},
+        "counts": {} if made is None else made.counts, "version": _version(site),
+        "stakeholders": [] if made is None else made.stakeholders, "groups": "" if made is None else made.groups,
+        "makers": [] if made is None else made.makers, "policies": [] if made is None else made.policies,
+        "doubts": _doubts(site), "drill": _drill(site.settings.home / DRILL),
     }  # fmt: skip
-    most = max((row["shown"] for row in makers), default=0)
+    most = max((row["shown"] for row in facts["makers"]), default=0)
     return here.page("audit.html", facts, view={"most": most, "file": DRILL, "behind": site.learner.behind()})
+
+
+def _version(site: Site) -> dict[str, Any]:
+    """The version in force, without its doubts, which may name people."""
+    return {name: value for name, value in vars(site.learner.version).items() if name not in ("doubts", "persons")}
+
+
+def _doubts(site: Site) -> dict[str, Any]:
+    """Who counts less in the version in force; in a public gallery how many, but not who."""
+    found = site.learner.version.doubts
+    rows = [{"person": None if site.settings.public else one.person} | _without_person(one) for one in found[:_DOUBTS]]
+    kinds = {}
+    for kind in ("votes", "likes"):
+        of = [one for one in found if one.kind == kind]
+        lost = sum(one.count * (1 - one.weight) for one in of)
+        kinds[kind] = {"people": len(of), "given": sum(one.count for one in of), "left_out": round(lost, 1)}
+    return {"on": site.settings.trust, **kinds, "rows": rows}
+
+
+def _without_person(doubt: Doubt) -> dict[str, Any]:
+    return {name: value for name, value in vars(doubt).items() if name != "person"}
 
 
 def policies(log: FeedbackLog) -> list[dict[str, Any]]:
@@ -132,10 +187,25 @@ def _groups(log: FeedbackLog, gallery: Gallery) -> tuple[Groups, str]:
 
 
 def _drill(path: Path) -> dict[str, Any] | None:
-    """The last drill: what a recipe's --json wrote. None where there is none."""
+    """The last drill: drill.json of `tastemaker attack`, or what a recipe's --json wrote. None where there is none."""
     try:
         told = json.loads(path.read_bytes())
-        figures = [(str(name), float(value)) for name, value in told["figures"].items() if value is not None]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        made = {"name": str(told.get("name", "tastemaker attack")), "time": path.stat().st_mtime_ns // 1000}
+        if "outcomes" in told:
+            targets = ", ".join(map(str, told["targets"][:5]))
+            about = f"targets {targets} in {Path(str(told['log'])).name}, k {told['k']}"
+            rows = [_outcome(row) for row in told["outcomes"][:_FIGURES]]
+            return {**made, "command": about, "outcomes": rows, "figures": []}
+        figures = [(str(name), _finite(value)) for name, value in told["figures"].items() if value is not None]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    return {"name": str(told.get("name", "")), "command": str(told.get("command", "")), "figures": figures[:_FIGURES]}
+    return {**made, "command": str(told.get("command", "")), "outcomes": [], "figures": figures[:_FIGURES]}
+
+
+def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a drill's outcomes, its names and numbers only."""
+    return {name: str(row[name]) for name in _NAMES} | {name: _finite(row[name]) for name in _NUMBERS}
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else float(value)

@@ -1,6 +1,8 @@
 """Generate and Mix: orders for the workers, and the page on which their pictures appear.
 
-Only models this server was started with may draw, by their names; a path in a request is just a name nobody knows. An
+Who names no models has them chosen (`serve.chooser`), with the reason and the probability of each; what is finished
+then stands in the order of the person's taste. Only models this server was started with may draw, by their names; a
+path in a request is just a name nobody knows. An
 upload is decoded by the strict reader, laid down as a PNG of ours, and named by its content: nothing of the file that
 came, neither its name nor what was hidden in it, reaches the disk.
 """
@@ -22,6 +24,7 @@ from tastemaker.generate.picture import read_picture, write_picture
 from tastemaker.generate.plan import plan
 from tastemaker.serve.answers import Refused
 from tastemaker.serve.cards import Card, card, show
+from tastemaker.serve.chooser import Chosen, drawing
 from tastemaker.serve.gallery import Model, Picture
 from tastemaker.serve.jobs import Job
 from tastemaker.serve.pages.taste import Key
@@ -43,11 +46,16 @@ def generate_form(
     steps: Annotated[int | None, Query(ge=1, le=150)] = None,
     guidance: Annotated[float | None, Query(ge=0, le=30)] = None,
 ) -> Response:
+    known = drawing(here.site.gallery)
+    stocked = here.site.chooser.stocked() if known else ""
     facts = {
-        "models": [_fact(model) for model in _drawing(here.site)], "prompt": prompt, "chosen": models, "seed": seed,
+        "models": [_fact(model) for model in known], "prompt": prompt, "chosen": models, "seed": seed,
         "steps": steps, "guidance": guidance, "jobs": [_job(job) for job in _mine(here)],
+        "choosing": "uniform" if isinstance(stocked, str) else "retrieve",
+        "because": stocked if isinstance(stocked, str) else "",
     }  # fmt: skip
-    return here.page("generate.html", facts)
+    view = {name: sorted({value for one in known if (value := getattr(one, name))}) for name in ("base", "licence")}
+    return here.page("generate.html", facts, view=view)
 
 
 @router.post("/generate", summary="Order pictures of a prompt; the answer is a job")
@@ -56,6 +64,8 @@ def generate(
     prompt: Annotated[str, Form(max_length=2000)],
     models: Annotated[list[str], Form(max_length=50, description="None: they are chosen for you.")] = [],  # noqa: B006
     count: Annotated[int, Form(ge=1, le=12, description="How many models are chosen for you.")] = 4,
+    base: Annotated[list[str], Form(max_length=20, description="Choose only models tuned from these.")] = [],  # noqa: B006
+    licence: Annotated[list[str], Form(max_length=20, description="Choose only models under these.")] = [],  # noqa: B006
     each: Annotated[int, Form(ge=1, le=8, description="Pictures by each model.")] = 1,
     seed: Annotated[int | None, Form(ge=0, lt=2**63 - 8)] = None,
     negative: Annotated[str, Form(max_length=2000)] = "",
@@ -65,16 +75,21 @@ def generate(
 ) -> Response:
     prompt, negative = " ".join(prompt.split()), " ".join(negative.split())
     _allowed(here, prompt)
-    if models:
-        names, policy, chances = [_model(here.site, name).name for name in models], "asked for", [1.0] * len(models)
-    else:
-        names, policy, chances = _chosen(here.site, count)
-    first = seed if seed is not None else int(here.site.rng().integers(_SEED))
+    site, base, licence = here.site, [one for one in base if one], [one for one in licence if one]
+    asked = [prompt, models, count, base, licence, each, seed, negative, steps, guidance]
+    if (job := _sent_before(here, key, asked)) is not None:
+        return _on_its_way(here, job)
+    about: dict[str, Any] = {"policy": "asked for"}
+    names = [_model(site, name).name for name in dict.fromkeys(models)]
+    if not models:
+        chosen = site.chooser.choose(prompt, here.person, count, site.rng(), base=base, licence=licence)
+        names, about = list(chosen.models), _about(chosen)
+    first = seed if seed is not None else int(site.rng().integers(_SEED))
     seeds = [first + at for at in range(each)]
     plan([prompt], names, seeds, negative=negative, steps=steps, guidance=guidance)  # says what is wrong with it
     work = {
         "kind": "generate", "prompt": prompt, "negative": negative, "models": names, "seeds": seeds, "steps": steps,
-        "guidance": guidance, "policy": policy, "chances": dict(zip(names, chances, strict=True)),
+        "guidance": guidance, "asked": asked, **about,
     }  # fmt: skip
     return _ordered(here, work, key=key)
 
@@ -83,7 +98,7 @@ def generate(
 def mix_form(here: Here, picture: Annotated[str, Query(max_length=200)] = "") -> Response:
     site = here.site
     site.gallery.refresh()
-    models = _drawing(site)
+    models = drawing(site.gallery)
     source = site.gallery.get(picture) if picture else None
     recent = [card(one) for one in site.gallery.everything()[-24:][::-1]]
     facts = {
@@ -123,7 +138,7 @@ def mix(
         raise InvalidArgument("no style was chosen; choose at least one model to draw the picture anew")
     if share is not None and len(styles) != 2:
         raise InvalidArgument(f"a share mixes two styles into one; {len(styles)} chosen: choose two, or leave it out")
-    reader = content or _reader(_drawing(site), source)
+    reader = content or _reader(drawing(site.gallery), source)
     cover: str | None = mask or None
     if mask_upload is not None and mask_upload.size:
         cover = str(_taken(site, mask_upload)[0])
@@ -185,20 +200,28 @@ def _ordered(here: Visit, work: dict[str, Any], *, needs: Sequence[Path] = (), k
         raise Refused(
             429, f"{here.site.settings.orders} of your orders are not finished yet; wait for one, or cancel it"
         )
-    number = here.site.jobs.enqueue(
-        work, user=here.person, needs=needs, key=None if key is None else f"{here.person[:90]} {key}"
-    )
+    return _on_its_way(here, here.site.jobs.enqueue(work, user=here.person, needs=needs, key=_of(here, key)))
+
+
+def _about(chosen: Chosen) -> dict[str, Any]:
+    """What is kept with a job of how its models were chosen."""
+    chances, reasons = (dict(zip(chosen.models, of, strict=True)) for of in (chosen.probabilities, chosen.reasons))
+    return {"policy": chosen.policy, "chances": chances, "reasons": reasons, "about": chosen.about}
+
+
+def _on_its_way(here: Visit, number: int) -> Response:
     return here.go(f"/job/{number}", {"job": number, "page": f"/job/{number}"})
 
 
-def _chosen(site: Site, count: int) -> tuple[list[str], str, list[float]]:
-    """Models for a prompt, each alike: the policy that needs to know nothing, and from which all can be learned."""
-    models = _drawing(site)
-    if not models:
-        raise InvalidArgument("this gallery has no model that draws; start it with --models")
-    count = min(count, len(models))
-    chosen = site.rng().permutation(len(models))[:count]
-    return [models[at].name for at in chosen], "uniform", [count / len(models)] * count
+def _sent_before(here: Visit, key: str | None, asked: list[Any]) -> int | None:
+    """The job of an order that is sent again: chance would choose other models, and another seed."""
+    job = None if key is None else here.site.jobs.keyed(str(_of(here, key)))
+    return job.job if job is not None and job.work.get("asked") == asked else None
+
+
+def _of(here: Visit, key: str | None) -> str | None:
+    """A key of this person's own."""
+    return None if key is None else f"{here.person[:90]} {key}"
 
 
 def _allowed(here: Visit, prompt: str) -> None:
@@ -236,12 +259,8 @@ def _taken(site: Site, upload: UploadFile) -> tuple[Path, str]:
     return write_picture(image, settings.uploads / f"{id}.png"), f"/uploads/{id}.png"
 
 
-def _drawing(site: Site) -> list[Model]:
-    return [model for model in site.gallery.models.values() if model.draws]
-
-
 def _model(site: Site, name: str) -> Model:
-    known = {model.name: model for model in _drawing(site)}
+    known = {model.name: model for model in drawing(site.gallery)}
     if name not in known:
         raise UnknownName("model that draws here", name[:80], known)
     return known[name]
@@ -255,7 +274,9 @@ def _reader(models: Sequence[Model], source: Picture | None) -> str:
 
 
 def _fact(model: Model) -> dict[str, Any]:
-    return {"name": model.name, "title": model.title, "maker": model.maker, "base": model.base}
+    return {
+        "name": model.name, "title": model.title, "maker": model.maker, "base": model.base, "licence": model.licence,
+    }  # fmt: skip
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -279,10 +300,14 @@ def _told(here: Visit, job: Job) -> Response:
     result = job.result or {}
     ids = list(result.get("pictures") or [item.id for item in site.store.items(job=job.job)])
     pictures = [site.gallery.get(id) for id in dict.fromkeys(ids) if site.gallery.has(id)]
+    ended = job.state in _ENDED
+    ranked = site.chooser.rank(here.person, pictures) if ended and job.work.get("kind") == "generate" else None
+    why = {} if ranked is None else {one.id: w for one, w in zip(ranked.pictures, ranked.reasons, strict=True)}
     facts = {
-        "job": _job(job), "ahead": site.jobs.ahead(job.job), "cards": _shown(here, job, pictures),
-        "wanted": _wanted(job), "numbers": result.get("numbers", {}), "rows": result.get("rows"),
-        "ended": job.state in _ENDED,
+        "job": _job(job), "ahead": site.jobs.ahead(job.job), "wanted": _wanted(job),
+        "cards": _shown(here, job, pictures if ranked is None else ranked.pictures), "places": why,
+        "ordered": None if ranked is None else ranked.about, "numbers": result.get("numbers", {}),
+        "rows": result.get("rows"), "ended": ended,
     }  # fmt: skip
     view = {
         "titles": {name: model.title for name, model in site.gallery.models.items()},
@@ -295,13 +320,12 @@ def _shown(here: Visit, job: Job, pictures: Sequence[Picture]) -> list[Card]:
     """The pictures; each is logged when it first appears, with the probability with which its model was chosen."""
     site, seen = here.site, here.site.store.seen(here.person)
     policy, chances = str(job.work.get("policy", "asked for")), job.work.get("chances", {})
+    reasons = job.work.get("reasons", {})
     new = [one for one in pictures if one.id not in seen and not one.hidden]
-    fresh = {
-        one.id: one
-        for one in show(site, here.person, new, f"generate {policy}", [chances.get(one.model, 1.0) for one in new])
-    }
+    p, why = [chances.get(one.model, 1.0) for one in new], [reasons.get(one.model, "") for one in new]
+    fresh = {one.id: one for one in show(site, here.person, new, f"generate {policy}", p, why=why)}
     words = site.store.words(here.person)
-    return [fresh.get(one.id) or card(one, words.get(one.id)) for one in pictures]
+    return [fresh.get(one.id) or card(one, words.get(one.id), why=reasons.get(one.model, "")) for one in pictures]
 
 
 def _wanted(job: Job) -> int:
@@ -314,7 +338,7 @@ def _wanted(job: Job) -> int:
 
 def _job(job: Job) -> dict[str, Any]:
     """A job without paths of this machine."""
-    work = {name: value for name, value in job.work.items() if name not in ("picture", "mask")}
+    work = {name: value for name, value in job.work.items() if name not in ("picture", "mask", "asked")}
     return {
         "job": job.job, "state": job.state, "progress": job.progress, "message": job.message, "work": work,
         "time": job.time, "changed": job.changed,

@@ -23,6 +23,7 @@ from tastemaker.serve.visit import Here, Site, There
 
 router = APIRouter(tags=["look"])
 Id = Annotated[str, InPath(max_length=200)]
+_OTHERS = 12  # pictures of the same prompt
 THUMBNAIL = 320  # pixels of the long side
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}  # an id names its content
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
@@ -34,10 +35,13 @@ def picture_page(here: Here, id: Id) -> Response:
     picture = site.gallery.get(id)
     shown = show(site, here.person, [picture], "opened", [1.0])[0]
     recipe = json.loads(picture.recipe.to_json())
-    others = [one for one in site.gallery.by_prompt().get(picture.prompt, []) if one.id != picture.id][:12]
+    others = [one for one in site.gallery.by_prompt().get(picture.prompt, []) if one.id != picture.id][:_OTHERS]
+    ranked = site.chooser.rank(here.person, others)
+    others = list(others if ranked is None else ranked.pictures)
     reuse = {"prompt": picture.prompt, "seed": picture.seed, "models": [part.name for part in picture.recipe.models]}
     reuse |= {"steps": picture.recipe.steps, "guidance": picture.recipe.guidance}
     facts = {"card": shown, "recipe": recipe, "others": [card(one) for one in others]}
+    facts |= {"ordered": None if ranked is None else ranked.about}
     view = {
         "again": f"/generate?{urlencode(reuse, doseq=True)}",
         "mix": f"/mix?{urlencode({'picture': picture.id})}",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Header, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from tastemaker.errors import UnknownId
 from tastemaker.serve.cards import Card, card, show
 from tastemaker.serve.events import Said, Undone
 from tastemaker.serve.gallery import Picture
-from tastemaker.serve.store import Past
+from tastemaker.serve.store import Past, Word
 from tastemaker.serve.taste import Picks
 from tastemaker.serve.visit import Here, Site, Visit
 
@@ -26,11 +29,11 @@ def for_you(
     k: Annotated[int, Query(ge=1, le=50, description="How many; the page shows one at a time.")] = 1,
     again: Annotated[bool, Query(description="Also what you were shown before and said nothing about.")] = False,
 ) -> Response:
-    return _deck(here, _picked(here, k, again=again))
+    return _chosen(here, k, again=again)
 
 
 @router.post("/say", summary="Like, superlike or dislike a picture")
-def say(
+async def say(
     here: Here,
     item: Annotated[str, Form(max_length=200)],
     value: Annotated[Literal["like", "superlike", "dislike"], Form()],
@@ -42,11 +45,16 @@ def say(
 ) -> Response:
     picture = here.site.gallery.get(item)
     said = Said(here.person, picture.id, VALUES[value], value == "superlike", impression)
-    receipt = here.site.store.add(said, key=None if key is None else f"{here.person[:90]} {key}")
-    here.site.learned()
+    key = None if key is None else f"{here.person[:90]} {key}"
+    receipt = await asyncio.wrap_future(here.site.store.submit(said, key=key))  # no thread waits for the disk
+    if here.site.due(receipt.seq):
+        await run_in_threadpool(here.site.learned)
     if then == "deck":
-        return _deck(here, _picked(here, 1))
-    return _again(here, picture, impression, receipt.seq)
+        return await run_in_threadpool(_chosen, here, 1)
+    if receipt.repeated:  # something else may have been said since
+        return await run_in_threadpool(_again, here, picture, impression, receipt.seq)
+    word = Word(said.value, said.superlike, receipt.seq, receipt.time)
+    return _told(here, picture, word, impression, receipt.seq)
 
 
 @router.post("/undo", summary="Take back a word or a vote: the last one, or the one given")
@@ -65,7 +73,8 @@ def undo(
     site.store.add(Undone(here.person, past.seq))
     known = [site.gallery.get(item) for item in past.items if site.gallery.has(item)]
     if then == "deck" and known:
-        return _deck(here, show(site, here.person, known[:1], "undone", [1.0], why=["You took your word back."]))
+        cards = show(site, here.person, known[:1], "undone", [1.0], why=["You took your word back."])
+        return _deck(here, cards, site.store.words(here.person))
     if then == "card" and known and past.value is not None:
         return _again(here, known[0], None, past.seq)
     return here.go("/history", {"undone": past.seq, "items": past.items})
@@ -79,27 +88,30 @@ def history(here: Here, k: Annotated[int, Query(ge=1, le=500)] = 60) -> Response
 
 def _again(here: Visit, picture: Picture, impression: int | None, seq: int) -> Response:
     """The card once more, with what is in force now."""
-    word = here.site.store.words(here.person).get(picture.id)
+    return _told(here, picture, here.site.store.words(here.person).get(picture.id), impression, seq)
+
+
+def _told(here: Visit, picture: Picture, word: Word | None, impression: int | None, seq: int) -> Response:
     shown = card(picture, word, impression=impression)
     if here.htmx:
         return here.page("_reactions.html", {"card": shown})
     return here.go(shown.page, {"seq": seq, "card": shown.__dict__})
 
 
-def _picked(here: Visit, k: int, *, again: bool = False) -> list[Card]:
+def _chosen(here: Visit, k: int, *, again: bool = False) -> Response:
     site, person = here.site, here.person
     site.gallery.refresh()
-    shown = [picture.id for picture in site.gallery.everything()]
     picks = site.learner.recommend(
-        person, k, among=shown, unseen_only=not again, explore=site.settings.explore, rng=site.rng()
-    )
+        person, k, among=site.gallery.rows, unseen_only=not again, explore=site.settings.explore, reasons=3,
+        rng=site.rng(),
+    )  # fmt: skip
     pictures = [site.gallery.get(item) for item in picks.items]
-    why = [_why(site, person, picks, at) for at in range(len(pictures))]
-    return show(site, person, pictures, picks.policy, picks.probabilities, why=why)
+    why = [_why(site, picks, at) for at in range(len(pictures))]
+    cards = show(site, person, pictures, picks.policy, picks.probabilities, why=why, words=picks.words)
+    return _deck(here, cards, picks.words)
 
 
-def _deck(here: Visit, cards: list[Card]) -> Response:
-    said = here.site.store.words(here.person)
+def _deck(here: Visit, cards: list[Card], said: Mapping[str, Word]) -> Response:
     likes = sum(word.value > 0 for word in said.values())
     facts = {
         "cards": cards,
@@ -110,14 +122,14 @@ def _deck(here: Visit, cards: list[Card]) -> Response:
     return here.page("_deck.html" if here.htmx else "for_you.html", facts, view={"total": len(here.site.gallery)})
 
 
-def _why(site: Site, person: str, picks: Picks, at: int) -> str:
+def _why(site: Site, picks: Picks, at: int) -> str:
     """Why this picture, in a sentence."""
     if picks.policy == "random":
         return "Chosen at random: nothing has been learned yet. Every like and dislike counts."
     if picks.scores[at] is None or picks.probabilities[at] < 0.5:
         share = site.settings.explore
         return f"Chosen at random: about {share:.0%} of the places are, so that new pictures and makers get a chance."
-    known = [one for one in site.learner.why(person, picks.items[at], 3) if site.gallery.has(one[0]) and one[2] > 0]
+    known = [one for one in picks.reasons[at] if site.gallery.has(one[0]) and one[2] > 0]
     if not known:
         return "Liked by others. Say what you think of a few pictures, and this list becomes yours."
     told = [

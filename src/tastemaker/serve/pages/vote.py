@@ -1,33 +1,37 @@
 """Compare and Leaderboard: blind battles between models, and what they tell with how much doubt.
 
-Pictures of one prompt by different models are shown without names, on sides drawn by chance. What was asked, by which
-policy and with which probability travels through the browser under a signature, so that nobody can answer a question
-that was not asked, choose its probability, or answer it twice.
+Pictures of one prompt by different models are shown without names, on sides drawn by chance. Which two models meet is
+`choose.pairing`'s to say, by what everybody's votes left open; more than two are drawn by lot, and may be put in order.
+What was asked, by which policy and with which probability travels through the browser under a signature, so that nobody
+can answer a question that was not asked, choose its probability, or answer it twice.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Form, Query
 from starlette.responses import Response
 
-from tastemaker.choose import rating, votes
-from tastemaker.choose.belief import Leaderboard
+from tastemaker.choose import pairing, rating, votes
+from tastemaker.choose.belief import Belief, Leaderboard
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument, UnknownId
 from tastemaker.serve.board import on_models
-from tastemaker.serve.cards import show
+from tastemaker.serve.cards import card, show
 from tastemaker.serve.events import Voted
 from tastemaker.serve.gallery import NONE, Picture, Wish
+from tastemaker.serve.kept import Kept
 from tastemaker.serve.visit import Here, Site, Visit
 
 router = APIRouter(tags=["vote"])
-POLICY = "random battle"
 _MOST = 9  # keys 1 to 9
 _ANY = Wish()
 
@@ -37,15 +41,25 @@ def compare(
     here: Here,
     k: Annotated[int, Query(ge=2, le=_MOST, description="Pictures shown at once, from as many models.")] = 2,
     tag: Annotated[str, Query(max_length=200)] = "",
+    order: Annotated[bool, Query(description="Ask for all of them in order, not for the best.")] = False,
 ) -> Response:
-    return _ask(here, k, tag, last=None)
+    return _ask(here, k, tag, order, last=None)
 
 
 @router.post("/compare", summary="The answer to a question")
 def vote(
     here: Here,
     question: Annotated[str, Form(max_length=4000, description="As it was asked.")],
-    answer: Annotated[str, Form(max_length=10, description="1 to k, tie (of two), or none (none is good enough).")],
+    answer: Annotated[
+        str,
+        Form(
+            max_length=20,
+            description="1 to k, tie (of two), none (none is good enough), or several of them in order: 3,1,2.",
+        ),
+    ],
+    order: Annotated[
+        bool, Form(description="Ask for the next place until all have one; nothing is stored yet.")
+    ] = False,
 ) -> Response:
     site = here.site
     asked = site.signer.open("question", question)
@@ -53,6 +67,8 @@ def vote(
         raise InvalidArgument("this question was asked of somebody else; load the page again")
     items: list[str] = asked["items"]
     choices = _choices(items, answer)
+    if order and answer != "none" and len(choices) < len(items) - 1:
+        return _asked(here, asked, question, placed=[int(one) for one in answer.split(",")])
     voted = Voted(here.person, choices, asked["tag"] or None, asked["policy"], asked["probability"])
     receipt = site.store.add(voted, key=f"question {asked['number']}")
     site.learned()
@@ -61,8 +77,9 @@ def vote(
     last = {
         "seq": receipt.seq, "answer": answer, "models": [one.title for one in pictures],
         "best": [one.title for one in pictures if one.id in best],
+        "order": [site.gallery.get(str(one.chosen[0])).title for one in choices[1:]],
     }  # fmt: skip
-    return _ask(here, len(items), asked["only"], last)
+    return _ask(here, len(items), asked["only"], order, last)
 
 
 @router.get("/leaderboard", summary="Models by votes, with intervals")
@@ -78,7 +95,7 @@ def leaderboard(
         about = "nobody: the gallery is empty"
     else:
         board = _of_tag(site, tag) if tag else site.learner.leaderboard(person=here.person if mine else None)
-        rows, about = ([] if board is None else _rows(site, board)), "" if board is None else board.about
+        rows, about = ([] if board is None else placed(site, board)), "" if board is None else board.about
     tags = [name for name, _ in site.gallery.counts(_ANY)["tag"] if name != NONE]
     facts = {"rows": rows, "about": about, "votes": site.store.counts()["votes"], "tag": tag, "mine": mine}
     ends = [row["low"] for row in rows] + [row["high"] for row in rows]
@@ -86,86 +103,97 @@ def leaderboard(
     return here.page("leaderboard.html", facts, view=view)
 
 
-@router.get("/model/{name:path}", summary="A model: its card, what people think of it, examples")
-def model(here: Here, name: str) -> Response:
-    site = here.site
-    site.gallery.refresh()
-    known = site.gallery.model(name)
-    pictures = [one for one in site.gallery.everything() if one.model == name]
-    rows = _rows(site, site.learner.leaderboard()) if len(site.gallery) else []
-    place = next((row for row in rows if row["id"] == name), None)
-    examples = show(site, here.person, pictures[-12:][::-1], "model page", [1.0] * min(12, len(pictures)))
-    facts = {"model": known, "place": place, "of": len(rows), "pictures": len(pictures), "examples": examples}
-    facts["model"] = {name: value for name, value in vars(known).items() if name != "examples"}  # files stay here
-    return here.page("model.html", facts, view={"draws": known.draws})
-
-
-def _ask(here: Visit, k: int, tag: str, last: dict[str, Any] | None) -> Response:
+def _ask(here: Visit, k: int, tag: str, order: bool, last: dict[str, Any] | None) -> Response:
     site = here.site
     site.gallery.refresh()
     found = _question(site, k, tag)
     if found is None:
-        facts: dict[str, Any] = {"cards": [], "question": None, "last": last, "k": k, "tag": tag}
+        facts: dict[str, Any] = {"cards": [], "question": None, "last": last, "k": k, "tag": tag, "order": order}
         return here.page("_battle.html" if here.htmx else "compare.html", facts)
-    pictures, probability = found
+    pictures, policy, probability = found
     items = [one.id for one in pictures]
+    shown = show(site, here.person, pictures, policy, [probability] * len(items))
     asked = {
         "person": here.person, "items": items, "tag": "" if pictures[0].tag == NONE else pictures[0].tag, "only": tag,
-        "policy": POLICY, "probability": probability, "number": secrets.token_hex(8),
+        "policy": policy, "probability": probability, "number": secrets.token_hex(8),
+        "impressions": [one.impression for one in shown],
     }  # fmt: skip
-    shown = show(site, here.person, pictures, POLICY, [probability] * len(items))
+    return _asked(here, asked, site.signer.seal("question", asked), last=last, order=order and len(items) > 2)
+
+
+def _asked(
+    here: Visit, asked: dict[str, Any], question: str, *, placed: Sequence[int] = (),
+    last: dict[str, Any] | None = None, order: bool = True,
+) -> Response:  # fmt: skip
+    """A question on the page, and the places given so far, blind: no card names its model."""
+    cards = [card(here.site.gallery.get(item)) for item in asked["items"]]
     blind = [
-        {"id": one.id, "prompt": one.prompt, "image": one.image, "pixels": one.pixels, "impression": one.impression}
-        for one in shown
+        {"id": one.id, "prompt": one.prompt, "image": one.image, "pixels": one.pixels, "impression": impression}
+        for one, impression in zip(cards, asked["impressions"], strict=True)
     ]
     facts = {
-        "cards": blind, "prompt": pictures[0].prompt, "question": site.signer.seal("question", asked), "last": last,
-        "policy": POLICY, "probability": probability, "k": k, "tag": tag,
+        "cards": blind, "prompt": cards[0].prompt, "question": question, "last": last, "policy": asked["policy"],
+        "probability": asked["probability"], "k": len(blind), "tag": asked["only"], "order": order, "placed": placed,
     }  # fmt: skip
     return here.page("_battle.html" if here.htmx else "compare.html", facts)
 
 
-def _question(site: Site, k: int, tag: str) -> tuple[list[Picture], float] | None:
-    """A prompt, k of its models, a picture of each and their order, all by chance; and with which probability.
+def _question(site: Site, k: int, tag: str) -> tuple[list[Picture], str, float] | None:
+    """A prompt by chance, k of its models, a picture of each by chance; by which policy and with which probability.
 
-    None where no prompt has pictures by two models. Where no prompt has k models, as many as there are.
+    Two models are those that `pairing.ask` asks about, on its sides; more are drawn by lot, with their order. None
+    where no prompt has pictures by two models. Where no prompt has k models, as many as there are.
     """
-    models: dict[str, dict[str, list[Picture]]] = {}
-    for prompt, pictures in site.gallery.by_prompt().items():
-        if tag and pictures[0].tag != tag:
-            continue
-        of: dict[str, list[Picture]] = {}
-        for picture in pictures:
-            of.setdefault(picture.model, []).append(picture)
-        if len(of) >= 2:
-            models[prompt] = of
+    models = site.gallery.battles(tag)
     if not models:
         return None
     k = min(k, max(map(len, models.values())))
     prompts = [prompt for prompt, of in models.items() if len(of) >= k]
-    rng = site.rng()
+    rng, settings = site.rng(), site.settings
     of = models[prompts[int(rng.integers(len(prompts)))]]
-    names = [list(of)[at] for at in rng.permutation(len(of))[:k]]
+    belief = site.learner.belief() if k == 2 and settings.ask != "random" else None
+    if belief is not None and (belief.ids.find(list(of)) >= 0).all():  # a picture stored without a model has no board
+        two = pairing.ask(_part(belief, list(of)), policy=settings.ask, ties=True, explore=settings.explore, rng=rng)
+        names, policy, chance = [str(two.left), str(two.right)], f"{settings.ask} battle", two.probability
+    else:
+        names = [list(of)[at] for at in rng.permutation(len(of))[:k]]
+        policy, chance = "random battle", 1 / math.perm(len(of), k)
     chosen = [of[name][int(rng.integers(len(of[name])))] for name in names]
-    ways = len(prompts) * math.perm(len(of), k) * math.prod(len(of[name]) for name in names)
-    return chosen, 1 / ways
+    return chosen, policy, chance / (len(prompts) * math.prod(len(of[name]) for name in names))
+
+
+def _part(belief: Belief, names: list[str]) -> Belief:
+    """What is believed of these alone: asking about few costs little."""
+    rows, n = belief.ids.rows(names), len(belief.ids)
+    at = np.r_[rows, n, n + 1]
+    return Belief(Vocabulary.of(names), belief.mean[at], belief.cov[np.ix_(at, at)], belief.votes[rows], belief.about)
 
 
 def _choices(items: Sequence[str], answer: str) -> tuple[votes.Choice, ...]:
+    """What was said of these. An order is a choice among all, "none" included, then among those left, and so on."""
     if answer == "none":
         return votes.both_bad(*items) if len(items) == 2 else (votes.Choice((votes.BAR,), (*items, votes.BAR)),)
     if answer == "tie" and len(items) == 2:
         return votes.tie(*items, bad=True)
-    if not (answer.isdecimal() and 1 <= int(answer) <= len(items)):
-        kinds = f"1 to {len(items)}, {'tie, ' if len(items) == 2 else ''}none"
+    given = answer.split(",")
+    if not all(one.isascii() and one.isdecimal() and 1 <= int(one) <= len(items) for one in given):
+        kinds = f"1 to {len(items)}, {'tie, ' if len(items) == 2 else 'several in order such as 2,1, '}none"
         raise InvalidArgument(f"answer '{answer}'; expected one of {kinds}")
-    best = items[int(answer) - 1]
+    order = [items[int(one) - 1] for one in given]
+    if len(set(order)) < len(order):
+        raise InvalidArgument(f"answer '{answer}' gives a picture two places; expected each once")
+    best = order[0]
     if len(items) == 2:
-        return votes.pair(best, next(item for item in items if item != best), ties=True, bad=True)
-    return votes.pick(best, items, bad=True)
+        return (votes.Choice((best,), (*items, votes.BAR), ties=True),)  # unlike `votes.pair`, with its sides
+    left, choices = list(items), list(votes.pick(best, items, bad=True))
+    for item, after in itertools.pairwise(order):
+        left.remove(item)
+        if len(left) > 1:
+            choices.append(votes.Choice((after,), tuple(left)))
+    return tuple(choices)
 
 
-def _rows(site: Site, board: Leaderboard) -> list[dict[str, Any]]:
+def placed(site: Site, board: Leaderboard) -> list[dict[str, Any]]:
     return [
         row
         | {"title": site.gallery.title(row["id"]), "maker": getattr(site.gallery.models.get(row["id"]), "maker", None)}
@@ -174,18 +202,22 @@ def _rows(site: Site, board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def _of_tag(site: Site, tag: str) -> Leaderboard | None:
-    """A board fitted from the votes on one tag; None where there are none."""
-    model_of = {one.id: one.model for one in site.gallery.everything()}
-    if tag not in {one.tag for one in site.gallery.everything()}:
+    """A board fitted from the votes on one tag, anew where there are others since; None where there are none."""
+    if tag not in {name for name, _ in site.gallery.counts(_ANY)["tag"]}:
         raise UnknownId(f"no picture has the tag '{tag[:80]}'; the Explore page lists those there are")
+    counts = site.store.counts()
+    key = counts["votes"], counts["retractions"], counts["generations"], site.learner.version.version
+    return site.boards.setdefault(tag, Kept(partial(_fitted, site, tag), patience=30)).get(key)
+
+
+def _fitted(site: Site, tag: str) -> Leaderboard | None:
+    model_of = {one.id: one.model for one in site.gallery.everything()}
     known = [
         replace(on_models(vote, model_of), person=None, tag=None)
-        for _, vote in site.store.votes()
+        for vote in site.learner.trusted([vote for _, vote in site.store.votes()])
         if vote.tag == tag and all(item in model_of for one in vote.choices for item in one.among if item is not None)
     ]
     known = [vote for vote in known if vote.choices]
-    trust = site.learner.plan.trust
-    known = trust(known) if trust else known
     if not known:
         return None
     board = rating.fit(known, Vocabulary.of(sorted(set(model_of.values())))).leaderboard()

@@ -1,0 +1,47 @@
+"""The last value of something slow to make, made anew in the background once what it is made of has changed.
+
+Whoever asks waits `patience` seconds for the newest; then they get the last there is, with the key it was made under,
+so that a page can say as of when it speaks. Nothing is stale in silence, and one maker runs at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """Any thread may ask."""
+
+    def __init__(self, make: Callable[[], T], *, patience: float = 1.0) -> None:
+        self._make, self._patience = make, patience
+        self._gate = threading.Lock()
+        self._making: Future[T] | None = None
+        self._key: Hashable = None  # that the last making began under
+        self._value: T | None = None
+
+    def get(self, key: Hashable) -> T | None:
+        """The value for this key if it comes in time, else the last one; None before the first. Raises what `make`
+        raises."""
+        with self._gate:
+            if self._making is None or (self._making.done() and self._key != key):
+                self._key, self._making = key, Future[T]()
+                threading.Thread(target=self._run, args=(self._making,), daemon=True).start()
+            making = self._making
+        try:
+            return making.result(timeout=self._patience)
+        except TimeoutError:
+            return self._value
+
+    def _run(self, making: Future[T]) -> None:
+        try:
+            self._value = self._make()
+        except Exception as error:
+            self._key = None  # try again next time
+            making.set_exception(error)
+        else:
+            making.set_result(self._value)
