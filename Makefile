@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .PHONY: demo test check docs recipes bench clean
 
-demo: $(VENV)/.ready-demo  ## the main job: on a planted world, or on real ratings with DATA=path
-	$(BIN)/tastemaker report $(if $(DATA),"$(DATA)") --seed $(SEED) --out report.html
+# SERVE=--no-serve ends without the gallery, as it does where nobody sits at a terminal.
+demo: $(VENV)/.ready-demo  ## the whole loop on pictures, then the gallery; or the report on real ratings with DATA=path
+	$(BIN)/tastemaker $(if $(DATA),report "$(DATA)",demo $(SERVE)) --seed $(SEED) --out report.html
 
 # One torch thread a worker: two workers of two threads on two cores took twice as long.
 test: $(VENV)/.ready-all  ## the whole test suite, README and docs snippets included
@@ -22,7 +23,7 @@ check: $(VENV)/.ready-all  ## lint, formatting, types, the import contract
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready-all  ## the documentation, into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 recipes: $(VENV)/.ready-all  ## every published table, quickly
 	$(BIN)/python -m recipes.piki --quick $(REAL)
@@ -38,13 +39,13 @@ bench:  ## side by side with peers, in an environment of their own
 	$(VENV)-bench/bin/python -m bench.evaluation --quick
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench site report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench site demo report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.ready-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[report]'
+	$(PIP) -e '.[report,serve]'
 	touch $@
 
 $(VENV)/.ready-all: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -51,7 +51,7 @@ class Cocktail:
     """What came out.
 
     Attributes:
-        pictures: [style][picture]; with regions one style, made of all.
+        pictures: a row a style, in it each picture; with regions one style, made of all.
         sources: the pictures as the content model saw them, after resizing.
         round_trip: relative error of inverting and sampling back, None if it was not measured.
         seconds: 'inversion' and 'drawing', of the wall clock.
