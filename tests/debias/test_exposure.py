@@ -126,6 +126,18 @@ def test_an_event_that_was_not_shown() -> None:
         Logged().fit(log)
 
 
+def test_an_answer_belongs_to_the_last_showing_before_it() -> None:
+    shown = {
+        "user": [1, 0, 0, 0, 0, 1], "item": [0, 2, 1, 0, 0, 0], "time": [4, 1, 1, -5, 0, 9],
+        "probability": [0.4, 0.3, 0.2, 0.9, 0.1, 0.8],
+    }  # fmt: skip
+    log = with_impressions(shown)  # answered at 1, 2, 3 and 4; shown before, at the same time, twice before, or after
+    assert_allclose(Logged().fit(log).propensity(log), [0.1, 0.2, 0.3, 0.4])
+    late = with_impressions({**shown, "time": [5, 1, 1, -5, 0, 9]})
+    with pytest.raises(DataError, match="1 of 4 events have no logged probability"):
+        Logged().fit(late)
+
+
 def test_ambiguous_impressions() -> None:
     shown = {"user": [0, 0, 0, 1, 1], "item": [0, 1, 2, 0, 0], "probability": [0.5, 0.5, 0.5, 0.1, 0.2]}
     with pytest.raises(DataError, match="1 events match impressions of different probability"):

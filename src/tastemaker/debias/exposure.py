@@ -140,8 +140,9 @@ class NaiveBayes(Propensity):
 class Logged(Propensity):
     """The probability the system wrote down when it chose to show the item; nothing is learned.
 
-    It is read from a column of the events or, where they have none, from the impressions, joined on user, item and (if
-    both have it) time. An event that was not shown with a stated probability is refused, not guessed.
+    It is read from a column of the events or, where they have none, from the impressions: of the last time that the
+    item was shown to the user, up to the time of the event; without times on both sides, of the only way it was shown.
+    An event that was not shown with a stated probability is refused, not guessed.
 
     Attributes:
         column: name of the column of probabilities, of events or impressions.
@@ -183,7 +184,13 @@ class Logged(Propensity):
         keys = [name for name in (c.USER, c.ITEM, c.TIME) if name in shown.columns and name in log.events.columns]
         # group_by does not skip nulls as max does: a pair shown twice, once without probability, is ambiguous as well.
         stated = shown.group_by(keys).agg(pl.col(self.column).first(), pl.col(self.column).n_unique().alias("ways"))
-        found = log.events.select(keys).join(stated, on=keys, how="left", maintain_order="left")
+        asked = log.events.select(keys).with_row_index("row")
+        if c.TIME in keys:  # people answer after they were shown, and some are shown an item again
+            pair = [c.USER, c.ITEM]
+            asked, stated = asked.sort(c.TIME), stated.sort(c.TIME)
+            found = asked.join_asof(stated, on=c.TIME, by=pair, check_sortedness=False).sort("row")
+        else:
+            found = asked.join(stated, on=keys, how="left", maintain_order="left")
         if ambiguous := int((found["ways"] > 1).sum()):
             raise DataError(
                 f"{ambiguous:,} events match impressions of different probability; give both a '{c.TIME}' that tells "
