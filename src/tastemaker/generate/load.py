@@ -65,7 +65,7 @@ def load(
         DataError: a missing, pickled, truncated or foreign file; names the part.
         InvalidArgument: a device or dtype this machine does not have.
     """
-    place, number = _place(device), _number(dtype, device)
+    place, number = place_of(device), _number(dtype, device)
     path = _resolve(source)
     with quiet():
         if path.is_dir():
@@ -103,7 +103,8 @@ def quiet() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
-def _place(device: str) -> torch.device:
+def place_of(device: str) -> torch.device:
+    """The device of a name; 'auto' is a GPU if there is one. Raises InvalidArgument for one this machine lacks."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -114,7 +115,7 @@ def _place(device: str) -> torch.device:
 
 def _number(dtype: Dtype | None, device: str) -> torch.dtype:
     if dtype is None:
-        return torch.float32 if _place(device).type == "cpu" else torch.float16
+        return torch.float32 if place_of(device).type == "cpu" else torch.float16
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in known:
         raise InvalidArgument(f"dtype {dtype!r}; expected one of {', '.join(known)}")

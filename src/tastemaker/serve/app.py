@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         for folder in settings.galleries:
             import_folder(store, Path(folder))
         gallery = Gallery(store, settings)
-        learner = Learner(store, settings.home / "versions", Plan(trust=Watch() if settings.trust else None))
+        learner = Learner(store, settings.versions, Plan(trust=Watch() if settings.trust else None))
         chooser = Chooser(settings, store, gallery, learner)
         signer, accounts = Signer.of(settings.home / "secret"), Kept(partial(audit.account, store, gallery))
         site = Site(settings, store, Jobs(store), learner, gallery, chooser, signer, accounts)

@@ -1,20 +1,15 @@
 """Learning while serving: what people say counts at once, models are refitted beside, and any version can come back.
 
-A *version* is the global model: the items' side of `Factors`, and a board of models from votes. It is a folder:
-
-    3/factors/            as `recommend.store` writes it
-    3/board.safetensors   beliefs of the crowd and of persons
-    3/version.json        up to which event it learned, when, from how much
-    current.json          the version in force, and whether it is pinned
+A *version* is the global model: the items' side of `Factors`, and a board of models from votes. It is a folder on disk
+(`serve.versions`).
 
 What is personal is never saved: a list is solved for from the version in force and the person's words up to now
 (`serve.taste`), a leaderboard adds the votes since the fit (`serve.board`). So a like counts in the next list, on every
 server of the store; and rolling back takes back the model, not what people said: who has said nothing since gets the
 same list as before.
 
-The swap is one file replaced: every server looks at `current.json` before it answers. A reader holds one version from
-beginning to end of a request. After `use` or `roll_back` the version is pinned: later fits are saved, and wait for
-`follow`.
+Every server looks before it answers which version is in force. A reader holds one version from beginning to end of a
+request.
 """
 
 from __future__ import annotations
@@ -34,48 +29,25 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from tastemaker import columns as c
 from tastemaker.choose.belief import Belief, Leaderboard, Prior
 from tastemaker.choose.votes import Vote
 from tastemaker.data.feedback import FeedbackLog
 from tastemaker.data.vocabulary import Vocabulary
-from tastemaker.errors import DataError, InvalidArgument, UnknownId, UnknownName
+from tastemaker.errors import InvalidArgument, UnknownId
 from tastemaker.generate import record
 from tastemaker.recommend.factors import Factors
 from tastemaker.serve import schema as s
 from tastemaker.serve.board import Board, Tally, on_models
-from tastemaker.serve.store import Item, Store, Word
+from tastemaker.serve.store import Item, Stand, Store
 from tastemaker.serve.taste import Picks, Reason, Taste, draw
-from tastemaker.serve.trust import Doubt, Watch, weighed, weights
+from tastemaker.serve.trust import Watch, weighed, weights
+from tastemaker.serve.versions import Fitted, InForce, Version, Versions
 
 Weigh = Callable[[FeedbackLog], NDArray[np.float64]]
 _TALLIES = 256  # persons whose boards are remembered
-
-
-@dataclass(frozen=True)
-class Version:
-    """A fitted version.
-
-    Attributes:
-        version: its number; 0 is the state before any.
-        seq: of the last event it learned from.
-        time: when it was fitted, microseconds since 1970.
-        words, votes: how many it learned from.
-        models, persons: of its board, in the order of the arrays.
-        doubts: people who counted less in it, and whose later votes do.
-    """
-
-    version: int
-    seq: int = 0
-    time: int = 0
-    words: int = 0
-    votes: int = 0
-    models: tuple[str, ...] = ()
-    persons: tuple[str, ...] = ()
-    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,13 +71,6 @@ class Plan:
     keep: int = 20
 
 
-@dataclass(frozen=True, eq=False)
-class _Current:
-    version: Version
-    taste: Taste | None
-    board: Board
-
-
 class Learner:
     """Lists and leaderboards of a store, from the version in force and all that was said since."""
 
@@ -114,14 +79,16 @@ class Learner:
         self.store, self.folder, self.plan = store, Path(folder), plan or Plan()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._gate = threading.Lock()  # for loading, the catalogue and the tallies; lists are drawn outside it
+        self._versions = Versions(self.folder, self.plan.prior)
         self._stamp: object = None
-        self._current = _read(self.folder, 0, self.plan.prior)
+        self._current = self._versions.read(0)
         self._tallies: dict[str | None, Tally] = {}
         self._board: tuple[Belief, float, Leaderboard] | None = None  # everybody's, while no vote comes in
         self._catalog: tuple[tuple[Item, ...], dict[str, int]] = (), {}
         self._fits: ProcessPoolExecutor | None = None
         self._fitting: Future[Version] | None = None
         self._look()
+        self._catalogue()
 
     def close(self) -> None:
         """End the process that fits, if there is one, after its fit."""
@@ -156,14 +123,15 @@ class Learner:
 
         Raises UnknownId for a person or an item the store does not know, InvalidArgument.
         """
-        current, words = self._look(), self.store.words(user)
-        seen = self.store.seen(user) if unseen_only else ()
-        items, row = self._catalogue()  # after what it must hold
+        current, stand = self._look(), self.store.stand(user)
+        items, row = self._catalogue(stand.n_items)
         allowed = np.full(len(items), among is None)
         allowed[among if isinstance(among, np.ndarray) else _rows(among or (), row)] = True
-        allowed[_rows((*words, *seen), row)] = False
+        allowed[stand.items] = False
+        if unseen_only:
+            allowed[stand.shown] = False
         scores, known = np.full(len(items), np.nan), 0 if current.taste is None else len(current.taste.offset)
-        said = _said(words, row, known)
+        said = _known(stand, known)
         if current.taste is not None:
             scores[:known] = current.taste.scores(current.taste.person(*said))
         chosen, probabilities = draw(scores, np.flatnonzero(allowed).astype(np.int32), k, explore, rng)
@@ -171,19 +139,23 @@ class Learner:
         given = tuple(None if np.isnan(scores[at]) else float(scores[at]) for at in chosen)
         why = _reasons(current.taste, items, said, [at for at in chosen if at < known], reasons) if reasons else {}
         named = tuple(tuple(why.get(at, ())) for at in chosen)
-        return Picks(tuple(items[at].id for at in chosen), given, policy, tuple(probabilities), named, words)
+        likes = int((stand.values > 0).sum())
+        return Picks(
+            tuple(items[at].id for at in chosen), given, policy, tuple(probabilities), named,
+            likes, len(stand.values) - likes,
+        )  # fmt: skip
 
     def why(self, user: str, item: str, n: int = 3) -> list[tuple[str, int, float]]:
         """The n words that count most in a person's score of an item: (item spoken about, +1 or -1, share of score).
 
         Empty where the person has said nothing, or the version in force does not know the item.
         """
-        current, words = self._look(), self.store.words(user)
-        items, row = self._catalogue()
+        current, stand = self._look(), self.store.stand(user)
+        items, row = self._catalogue(stand.n_items)
         at = int(_rows([item], row)[0])
         if current.taste is None or at >= len(current.taste.offset):
             return []
-        return _reasons(current.taste, items, _said(words, row, len(current.taste.offset)), [at], n)[at]
+        return _reasons(current.taste, items, _known(stand, len(current.taste.offset)), [at], n)[at]
 
     def leaderboard(self, *, person: str | None = None, level: float = 0.95) -> Leaderboard:
         """The board of `belief`. Raises what that raises."""
@@ -245,56 +217,45 @@ class Learner:
 
     def versions(self) -> list[Version]:
         """Every version on disk, oldest first."""
-        return [_describe(self.folder, number) for number in _numbers(self.folder)]
+        return [self._versions.describe(number) for number in self._versions.numbers()]
 
     def use(self, version: int) -> Version:
         """Put a version in force and pin it: later fits are saved, and wait. Raises UnknownName."""
-        if version not in (known := _numbers(self.folder)):
-            raise UnknownName("version", str(version), [str(number) for number in known])
-        _read(self.folder, version, self.plan.prior)  # a damaged one is never in force
-        _point(self.folder, _Pointer(version, pinned=True))
+        self._versions.use(version)
         return self.version
 
     def roll_back(self) -> Version:
         """Put the version before the one in force in force, and pin it. Raises InvalidArgument where there is none."""
-        now = self.version.version
-        older = [number for number in _numbers(self.folder) if number < now]
-        if not older:
-            raise InvalidArgument(f"there is no version before {now}")
-        return self.use(older[-1])
+        self._versions.roll_back()
+        return self.version
 
     def follow(self) -> Version:
-        """Put the newest version in force, and every later one as it comes."""
-        if numbers := _numbers(self.folder):
-            _point(self.folder, _Pointer(numbers[-1]))
+        """Put the newest version in force, and every later one as it comes. Raises InvalidArgument before the first."""
+        self._versions.follow()
         return self.version
 
     # -- what is at hand ---------------------------------------------------------------------------------------------
 
-    def _look(self) -> _Current:
+    def _look(self) -> Fitted:
         """The version in force: loaded anew where another was put in force, by whomever; only one thread waits."""
-        try:
-            state = os.stat(self.folder / _POINTER)
-        except FileNotFoundError:
-            return self._current
-        stamp = (state.st_ino, state.st_mtime_ns)
-        if stamp != self._stamp and self._gate.acquire(blocking=self._stamp is None):
+        stamp = self._versions.stamp()
+        if stamp is not None and stamp != self._stamp and self._gate.acquire(blocking=self._stamp is None):
             try:
-                number = _pointer(self.folder).version
+                number = self._versions.in_force().version
                 if number != self._current.version.version:
-                    self._current = _read(self.folder, number, self.plan.prior)
+                    self._current = self._versions.read(number)
                 self._stamp = stamp
             finally:
                 self._gate.release()
         return self._current
 
-    def _catalogue(self) -> tuple[tuple[Item, ...], dict[str, int]]:
-        """Every item of the store by its row, and the row of each."""
-        new = self.store.items(start=len(self._catalog[0]))
-        if new:
-            with self._gate:
-                items, row = self._catalog
-                fresh = [item for item in new if item.row >= len(items)]
+    def _catalogue(self, n: int | None = None) -> tuple[tuple[Item, ...], dict[str, int]]:
+        """Every item of the store by its row, and the row of each; n of them at least, all there are if None."""
+        if n is not None and len(self._catalog[0]) >= n:
+            return self._catalog
+        with self._gate:  # forty threads that all read the first 20,000 would take half a minute
+            items, row = self._catalog
+            if fresh := self.store.items(start=len(items)):
                 self._catalog = (*items, *fresh), row | {item.id: item.row for item in fresh}
         return self._catalog
 
@@ -304,7 +265,7 @@ class Learner:
 
 def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
     """See `Learner.refit`."""
-    seq = store.seq()
+    versions, seq = Versions(folder), store.seq()
     log = store.log(last=True, upto=seq)
     model_of = {item.id: item.model or item.id for item in store.items()}
     votes = [vote for _, one in store.votes(upto=seq) if (vote := on_models(one, model_of)).choices]
@@ -323,7 +284,7 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
             dataclasses.replace(plan.model).fit(_of_speakers(log), weight=weight, rng=rng).save(new / "factors")
         if board is not None:
             save_file(board.arrays(), new / "board.safetensors")
-        number = (_numbers(folder) or [0])[-1] + 1
+        number = (versions.numbers() or [0])[-1] + 1
         while (folder / str(number)).exists():
             number += 1
         version = Version(
@@ -333,11 +294,11 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
         )  # fmt: skip
         (new / "version.json").write_text(record.write(version) + "\n", encoding="utf-8")
         new.rename(folder / str(number))
-    pointer = _pointer(folder)
-    if not pointer.pinned:
-        _point(folder, _Pointer(number))
-    for old in _numbers(folder)[: -plan.keep]:
-        if old != pointer.version:
+    now = versions.in_force()
+    if not now.pinned:
+        versions.put(InForce(number))
+    for old in versions.numbers()[: -plan.keep]:
+        if old != now.version:
             shutil.rmtree(folder / str(old))
     return version
 
@@ -352,58 +313,6 @@ def _of_speakers(log: FeedbackLog) -> FeedbackLog:
     speakers = log.users
     rows = pl.Series(c.USER, np.searchsorted(speakers, log.user).astype(np.int32))
     return FeedbackLog(log.events.with_columns(rows), Vocabulary(log.user_ids.ids(speakers)), log.item_ids)
-
-
-# -- versions on disk --------------------------------------------------------------------------------------------------
-
-_POINTER = "current.json"
-
-
-@dataclass(frozen=True)
-class _Pointer:
-    version: int
-    pinned: bool = False
-
-
-def _pointer(folder: Path) -> _Pointer:
-    try:
-        return record.read(_Pointer, (folder / _POINTER).read_bytes(), "pointer to the version in force")
-    except FileNotFoundError:
-        return _Pointer(0)
-
-
-def _point(folder: Path, pointer: _Pointer) -> None:
-    """Put a version in force; who reads beside sees the one before or this one, and never half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix="current-", delete=False, encoding="utf-8") as file:
-        file.write(record.write(pointer) + "\n")
-    os.replace(file.name, folder / _POINTER)
-
-
-def _numbers(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
-
-
-def _describe(folder: Path, number: int) -> Version:
-    path = folder / str(number) / "version.json"
-    try:
-        return record.read(Version, path.read_bytes(), "version")
-    except OSError as error:
-        raise DataError("cannot be read; roll back to another version, or fit anew", file=path) from error
-
-
-def _read(folder: Path, number: int, prior: Prior) -> _Current:
-    """A version from disk; 0 is the state before any. Raises DataError."""
-    version = _describe(folder, number) if number else Version(0)
-    taste, board = None, Board.empty(prior)
-    if version.words:
-        taste = Taste.of(Factors.load(folder / str(number) / "factors").fitted)
-    if version.votes:
-        path = folder / str(number) / "board.safetensors"
-        try:
-            board = Board.of(load_file(path), version.models, version.persons, prior, version.seq)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"cannot be read ({error}); roll back to another version", file=path) from error
-    return _Current(version, taste, board)
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -432,7 +341,7 @@ def _reasons(
     }
 
 
-def _said(words: Mapping[str, Word], row: Mapping[str, int], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _known(stand: Stand, n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Rows and values of the words about the first n items, those a model knows."""
-    rows, values = _rows(words, row), np.array([word.value for word in words.values()], np.int32)
-    return rows[rows < n], values[rows < n]
+    known = stand.items < n
+    return stand.items[known], stand.values[known]

@@ -83,6 +83,11 @@ class Settings:
         return self.home / "pictures"
 
     @property
+    def versions(self) -> Path:
+        """Where fitted versions are kept."""
+        return self.home / "versions"
+
+    @property
     def uploads(self) -> Path:
         """Where uploads lie, decoded and written anew."""
         return self.home / "uploads"

@@ -16,7 +16,6 @@ The probability kept with an impression is that of this item at this place, give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -27,7 +26,6 @@ from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument
 from tastemaker.recommend.factors import FactorsState
 from tastemaker.serve.events import Shown
-from tastemaker.serve.store import Word
 
 Floats = NDArray[np.float64]
 Reason = tuple[str, int, float]  # item spoken about, +1 or -1, share of the score
@@ -101,7 +99,7 @@ class Taste:
 class Picks:
     """Items in the order to show them, their scores (None: drawn, and the model does not know it), and how chosen.
 
-    `reasons` of each, where they were asked for; `words` are what the person had said.
+    `reasons` of each, where they were asked for; `likes` and `dislikes` are how many words the person had said.
     """
 
     items: tuple[str, ...]
@@ -109,7 +107,8 @@ class Picks:
     policy: str
     probabilities: tuple[float, ...]
     reasons: tuple[tuple[Reason, ...], ...] = field(default=(), compare=False)
-    words: Mapping[str, Word] = field(default_factory=dict, compare=False)
+    likes: int = field(default=0, compare=False)
+    dislikes: int = field(default=0, compare=False)
 
     def shown(self, user: str, first: int = 0) -> Shown:
         """The event to store when the list is shown."""

@@ -188,22 +188,23 @@ def named(recipe: Recipe) -> str:
     return f"{slug(recipe.prompt)}-{what}-{recipe.digest[:10]}"
 
 
-def run(where: str, pictures: Path, device: str) -> None:
-    """A worker's process, until it is told to end or its parent is gone."""
-    ends, parent = threading.Event(), os.getppid()
+def run(where: str, pictures: Path, device: str, parent: int | None = None, *, once: bool = False) -> None:
+    """A worker's process, until it is told to end or the process `parent` is gone; with `once`, until nothing waits."""
+    ends = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ends.set())
     with Store(where) as store:
         draws = Draftsman(store, pictures, Kept(device))
-        stop = lambda: ends.is_set() or os.getppid() != parent  # noqa: E731
-        work_on(Jobs(store), draws, worker=f"{os.uname().nodename} {os.getpid()}", device=device, stop=stop)
+        stop = lambda: ends.is_set() or parent not in (None, os.getppid())  # noqa: E731
+        work_on(Jobs(store), draws, worker=f"{os.uname().nodename} {os.getpid()}", device=device, stop=stop, once=once)
 
 
 @contextlib.contextmanager
 def workers(where: str, pictures: Path, devices: Sequence[str]) -> Iterator[None]:
     """A worker's process for each device, ended with the block; a job they leave is taken up by the next worker."""
     context = multiprocessing.get_context("spawn")
-    made = [context.Process(target=run, args=(where, pictures, device)) for device in devices if device != "none"]
+    here = os.getpid()
+    made = [context.Process(target=run, args=(where, pictures, one, here)) for one in devices if one != "none"]
     for one in made:
         one.start()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Header, Query
@@ -74,7 +73,8 @@ def undo(
     known = [site.gallery.get(item) for item in past.items if site.gallery.has(item)]
     if then == "deck" and known:
         cards = show(site, here.person, known[:1], "undone", [1.0], why=["You took your word back."])
-        return _deck(here, cards, site.store.words(here.person))
+        values = site.store.stand(here.person).values
+        return _deck(here, cards, int((values > 0).sum()), int((values < 0).sum()))
     if then == "card" and known and past.value is not None:
         return _again(here, known[0], None, past.seq)
     return here.go("/history", {"undone": past.seq, "items": past.items})
@@ -107,16 +107,15 @@ def _chosen(here: Visit, k: int, *, again: bool = False) -> Response:
     )  # fmt: skip
     pictures = [site.gallery.get(item) for item in picks.items]
     why = [_why(site, picks, at) for at in range(len(pictures))]
-    cards = show(site, person, pictures, picks.policy, picks.probabilities, why=why, words=picks.words)
-    return _deck(here, cards, picks.words)
+    cards = show(site, person, pictures, picks.policy, picks.probabilities, why=why, words={})  # on none of these
+    return _deck(here, cards, picks.likes, picks.dislikes)
 
 
-def _deck(here: Visit, cards: list[Card], said: Mapping[str, Word]) -> Response:
-    likes = sum(word.value > 0 for word in said.values())
+def _deck(here: Visit, cards: list[Card], likes: int, dislikes: int) -> Response:
     facts = {
         "cards": cards,
         "likes": likes,
-        "dislikes": len(said) - likes,
+        "dislikes": dislikes,
         "version": here.site.learner.version.version,
     }
     return here.page("_deck.html" if here.htmx else "for_you.html", facts, view={"total": len(here.site.gallery)})
