@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.markup import escape
 
-from tastemaker.cli import attack, choose, doctor, logs, mix, models, pictures, reports, serve  # noqa: F401  each adds its verbs
+from tastemaker.cli import attack, choose, demo, doctor, gallery, logs, mix, models, pictures, reports, serve  # noqa: F401  each adds its verbs
 from tastemaker.cli.app import app
 from tastemaker.errors import TastemakerError
 from tastemaker.terminal import err

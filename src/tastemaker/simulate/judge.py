@@ -89,7 +89,7 @@ class Judge:
     def scores(self, scores: Floats) -> dict[str, float]:
         """Metrics of a model by its scores, shape (n_users, n_items)."""
         error = scores - self.truth
-        lists = np.argpartition(-scores, self.k - 1, axis=1)[:, : self.k]
+        lists = best(scores, self.k)
         apart = self.distance[lists[:, :, None], lists[:, None, :]].sum()
         return {
             "list_value": float(np.take_along_axis(self.truth, lists, axis=1).mean()),
@@ -98,6 +98,11 @@ class Judge:
             "correlation": float((_standard_ranks(scores) * self.ranks).mean()),
             "diversity": float(apart / (len(lists) * max(1, self.k * (self.k - 1)))),
         }
+
+
+def best(scores: Floats, k: int) -> NDArray[np.int32]:
+    """The k items of highest score of each person, in no order, shape (n_users, k)."""
+    return np.argpartition(-scores, k - 1, axis=1)[:, :k].astype(np.int32)
 
 
 def item_distance(truth: Floats) -> Floats:

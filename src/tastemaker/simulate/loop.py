@@ -4,7 +4,8 @@ A recommender learns only from what was shown, and what is shown follows what it
 measures, round by round, what no real log can tell: how good what was shown truly was, and how wrong the model is about
 everything that was *not* shown. Round 0 shows `start` random items to everybody; every later round shows
 `shown_per_round` items, gets the answers, and fits the recommender again from scratch, on all events so far and, if
-asked, with weights that undo the choice (`simulate.correct`). Nobody is shown an item twice.
+asked, with weights that undo the choice (`simulate.correct`). Nobody is shown an item twice. A `raid` (`simulate.raid`)
+lets fake people in at some round, and a defence against them at another; they are learned from, but shown nothing.
 
 Row r of the table speaks of what was shown in round r and of the model fitted after it; `simulate.judge` says what the
 columns mean.
@@ -17,8 +18,8 @@ models that cannot, and for choices made with knowledge the log does not hold; t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tastemaker import columns as c
+from tastemaker.attack.profiles import Fakes
 from tastemaker.data.feedback import FeedbackLog
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.debias.weight import effective_sample_size
 from tastemaker.errors import InvalidArgument
 from tastemaker.recommend.contract import Recommender
 from tastemaker.simulate.correct import Weighting
-from tastemaker.simulate.judge import METRICS, Judge
+from tastemaker.simulate.judge import METRICS, Judge, best
 from tastemaker.simulate.people import People
 from tastemaker.simulate.policy import Policy, Random, View, uniform
+from tastemaker.simulate.raid import Raid
 
 Floats = NDArray[np.float64]
 ROUND = "round"
@@ -50,11 +53,18 @@ class LoopResult:
             by the policy's taste) and round; impressions row by row the events, with position in the round's slate,
             policy and the exact probability of being shown at that step.
         model: the recommender after the last round.
+        lists: everybody's k best items by score after each round, seen ones included, in no order, shape
+            (rounds + 1, n_users, k).
+        fakes: who was let in, if anybody.
+        doubted: for each round of a defence, whom it trusted less, shape (n_users + n_fakes,).
     """
 
     table: pl.DataFrame
     log: FeedbackLog
     model: Recommender[Any]
+    lists: NDArray[np.int32]
+    fakes: Fakes | None = None
+    doubted: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def run(
@@ -66,6 +76,7 @@ def run(
     shown_per_round: int = 1,
     start: int = 5,
     correct: Weighting | None = None,
+    raid: Raid | None = None,
     k: int = 10,
     rng: int | np.random.Generator | None = None,
     after_round: Callable[[int], object] | None = None,
@@ -79,6 +90,7 @@ def run(
         rounds, shown_per_round: how often, and how many items a person each time.
         start: uniformly random items a person before round 1; at least 1, for a model needs something to learn from.
         correct: weights of the events for every fit, such as `correct.levelled` or `correct.estimated(model)`.
+        raid: an attack and a defence; needs people who answer on a signed scale.
         k: length of the lists that are judged.
         rng: seed or generator; the same seed gives the same result.
         after_round: called with the number of each round that is done, for progress.
@@ -94,11 +106,16 @@ def run(
         raise InvalidArgument(f"k={k}; expected 1..{n_items}")
     if not 0 <= policy.explore <= 1:
         raise InvalidArgument(f"explore={policy.explore:g}; expected a share between 0 and 1")
+    if raid is not None:
+        raid.check(people.scale, rounds)
     rng = np.random.default_rng(rng)
     judge = Judge.of(people.truth, k)
     unseen = np.ones((n_users, n_items), bool)
     log, model, scores = _nothing(people), recommender, np.zeros((n_users, n_items))
     rows: list[dict[str, float | None]] = []
+    lists: list[NDArray[np.int32]] = []
+    fakes: Fakes | None = None
+    doubted: dict[int, NDArray[np.bool_]] = {}
     for turn in range(rounds + 1):
         rule: Policy = policy if turn else Random()
         view = View(scores, unseen, log, model.fitted if turn else None)
@@ -106,13 +123,20 @@ def run(
         on_show = judge.shown(slate.items, np.bincount(log.item, minlength=n_items))
         log = _append(log, slate, people, rule.name, turn, rng)
         weight = None if correct is None else correct(log, rng)
-        model = dataclasses.replace(recommender).fit(log, weight=weight, rng=rng)
-        scores = all_scores(model)
+        if raid is not None and turn == raid.begins:
+            fakes = raid.fakes(log)
+        if raid is None or fakes is None:
+            model = dataclasses.replace(recommender).fit(log, weight=weight, rng=rng)
+        else:
+            model, doubts = raid.fit(recommender, log, fakes, weight=weight, turn=turn, rng=rng)
+            doubted |= {} if doubts is None else {turn: doubts}
+        scores = all_scores(model)[:n_users]
+        lists.append(best(scores, k))
         effective = 1.0 if weight is None else effective_sample_size(weight) / len(log)
         rows.append({ROUND: turn, **on_show, **judge.scores(scores), "effective": effective})
         if after_round is not None:
             after_round(turn)
-    return LoopResult(pl.DataFrame(rows).select(ROUND, *METRICS), log, model)
+    return LoopResult(pl.DataFrame(rows).select(ROUND, *METRICS), log, model, np.stack(lists), fakes, doubted)
 
 
 # -- showing and answering ---------------------------------------------------------------------------------------------

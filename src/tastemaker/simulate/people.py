@@ -27,6 +27,7 @@ from tastemaker.data.synthetic import Planted
 from tastemaker.errors import DataError, InvalidArgument
 
 Floats = NDArray[np.float64]
+GRADED = Scale(-1.0, 1.0)
 
 
 class People(Protocol):
@@ -73,13 +74,17 @@ class Likers:
 
     Attributes:
         probability: of a like, shape (n_users, n_items).
+        scale: of the log; graded -1..1, so that a model learns expected answers and gives unseen pairs no value, or
+            `data.feedback.SIGNED` for models, attacks and detectors that read likes and dislikes.
     """
 
     probability: Floats
-    scale = Scale(-1.0, 1.0)  # graded, so that a model learns expected answers and gives unseen pairs no value
+    scale: Scale = GRADED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probability", _complete(self.probability, 0.0, 1.0))
+        if (self.scale.low, self.scale.high) != (-1.0, 1.0):
+            raise InvalidArgument(f"a scale of {self.scale.low:g}..{self.scale.high:g}; expected -1..1, the answers")
 
     @property
     def truth(self) -> Floats:
