@@ -190,6 +190,30 @@ class TestTaste:
         )
         assert other.status_code == 409
 
+    def test_many_words_at_once_each_have_their_own_end(self, client: TestClient) -> None:
+        cards = client.get("/for-you?k=3", headers=JSON).json()["cards"]
+        words: list[dict[str, object]] = [
+            {"item": card["id"], "value": "like", "impression": card["impression"], "key": str(at)}
+            for at, card in enumerate(cards)
+        ]
+        words[1]["impression"] = cards[0]["impression"]  # of another picture
+        words.append({"item": "nothing", "value": "like"})
+        first = client.post("/say/many", json=words, headers=JSON).json()["words"]
+        assert [one.get("status") for one in first] == [None, 422, None, 404]
+        assert first[3]["message"]
+        again = client.post("/say/many", json=words, headers=JSON).json()["words"]
+        assert again == first  # the same keys: the same numbers
+        me = person(client)
+        assert {id: word.seq for id, word in site(client).store.words(me).items()} == {
+            one["item"]: one["seq"] for one in first if "seq" in one
+        }
+
+    @pytest.mark.parametrize("words", [[], [{"item": "a"}], [{"item": "a", "value": "best"}], "like", [{}] * 101])
+    def test_many_words_refuses(self, client: TestClient, words: object) -> None:
+        client.get("/for-you", headers=JSON)
+        answer = client.post("/say/many", json=words, headers=JSON)
+        assert answer.status_code == 422, answer.text
+
     def test_what_was_judged_is_not_recommended_again(self, client: TestClient) -> None:
         for _ in range(48):
             card = client.get("/for-you", headers=JSON).json()["cards"][0]

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from unicodedata import category
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from tastemaker.choose.votes import both_bad, pair, sort, tie
 from tastemaker.data.feedback import FeedbackLog, Scale
 from tastemaker.errors import DataError, InvalidArgument, UnknownId
 from tastemaker.serve import schema
-from tastemaker.serve.events import Conflict, Joined, Made, Said, Shown, StoreDown, Undone, Voted
+from tastemaker.serve.events import Conflict, Joined, Made, Said, Shown, StoreDown, Undone, Voted, check_text
 from tastemaker.serve.store import Store
 
 
@@ -241,6 +242,45 @@ def test_logs_go_out_and_come_in(store: Store, where: str, tmp_path) -> None:
             answered = db.scalars(sa.select(schema.feedback.c.impression).order_by(schema.feedback.c.seq)).all()
         assert [seq is not None for seq in answered] == [True, True, True, False]
         assert other.add(Said("a", "p1", 1)).seq == other.seq()
+
+
+def test_a_first_log_and_a_second_leave_the_same_indexes(store: Store) -> None:
+    def indexes() -> set[object]:
+        looked = sa.inspect(store._engine)
+        return {one["name"] for table in ("impressions", "feedback") for one in looked.get_indexes(table)}
+
+    before = indexes()
+    for user in ("x", "y"):  # into an empty table indexes come after the rows, later with them
+        store.load(FeedbackLog.of([user] * 3, ["p1", "p2", "p1"], [1, -1, -1], times=[1, 2, 3]))
+        assert indexes() == before
+    assert {item: word.value for item, word in store.words("y").items()} == {"p1": -1, "p2": -1}
+
+
+def test_counts_go_on_from_the_last_ones(store: Store) -> None:
+    opened(store)
+    before = store.counts()
+    store.add(Shown("a", ("p1", "p2"), "r", (0.5, 0.5)))
+    seq = store.add(Said("a", "p1", 1)).seq
+    store.add(Undone("a", seq))
+    now = store.counts()
+    assert {name: now[name] - n for name, n in before.items()} == {
+        "users": 0, "generations": 0, "impressions": 2, "feedback": 1, "votes": 0, "retractions": 1,
+    }  # fmt: skip
+    with Store(store.where) as other:
+        assert other.counts() == now
+
+
+def test_text_that_databases_stumble_on_is_refused() -> None:
+    for code in range(0x3000):
+        stumbled_on = category(chr(code)) in ("Cc", "Cs", "Zl", "Zp")
+        try:
+            check_text(f"a{chr(code)}b", "id")
+        except InvalidArgument:
+            assert stumbled_on, hex(code)
+        else:
+            assert not stumbled_on, hex(code)
+    with pytest.raises(InvalidArgument):
+        check_text("\ud800", "id")
 
 
 def test_logs_of_other_kinds_come_in(file: Store) -> None:

@@ -94,7 +94,7 @@ def status_of(error: Exception) -> int:
 def plain(value: Any) -> Any:
     """What JSON lacks, as plain values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return vars(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):

@@ -24,8 +24,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import polars as pl
-from sqlalchemy import Connection, Select, and_, bindparam, exists, func, literal, null, select, union_all
+from numpy.typing import NDArray
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
 from sqlalchemy.exc import DBAPIError
 
 from tastemaker import columns as c
@@ -38,6 +55,7 @@ from tastemaker.serve.events import Event, Known, Receipt, Sent, StoreDown, chec
 from tastemaker.serve.intake import load
 
 _BATCH = 1024  # events a transaction
+_APART = 0.02  # seconds between the beginnings of two transactions
 _PAUSE = 0.1  # seconds before a write is tried again
 
 
@@ -49,6 +67,23 @@ class Word:
     superlike: bool
     seq: int
     time: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stand:
+    """Where a person stands, by rows: what a list for them is made from.
+
+    Attributes:
+        items: spoken about, each once, shape (n,).
+        values: the last word on each, +1 or -1, shape (n,).
+        shown: items ever shown to them, some more than once.
+        n_items: things in the store.
+    """
+
+    items: NDArray[np.int32]
+    values: NDArray[np.int32]
+    shown: NDArray[np.int32]
+    n_items: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +143,8 @@ class Store:
         with _reachable(self.where):
             self._engine = s.connect(where, patience)
         self._known = Known()
+        self._counted = 0, {table.name: 0 for table in (s.impressions, s.feedback, s.votes, s.retractions)}
+        self._names: list[str] = []  # id of each row of `generations`; rows never change
         self._waiting: queue.Queue[tuple[Sent, Future[Receipt]] | None] = queue.Queue(waiting)
         self._open, self._gate = True, threading.Lock()
         self._writer = threading.Thread(target=self._write, name="store", daemon=True)
@@ -154,10 +191,16 @@ class Store:
         return future
 
     def _write(self) -> None:
-        """What the thread does: take all that waits, store it, acknowledge."""
-        ends = False
+        """What the thread does: take all that waits, store it, acknowledge.
+
+        A transaction costs as much as twenty events, so that many small ones would leave no time for anything else: the
+        next begins a moment after the last one began. Whoever comes after a pause does not wait.
+        """
+        ends, began = False, 0.0
         while not ends:
             taken = [self._waiting.get()]
+            time.sleep(max(0.0, began + _APART - time.monotonic()))
+            began = time.monotonic()
             with contextlib.suppress(queue.Empty):
                 while len(taken) < _BATCH:
                     taken.append(self._waiting.get_nowait())
@@ -210,10 +253,14 @@ class Store:
             return int(db.scalar(select(s.clock.c.seq)) or 0)
 
     def counts(self) -> dict[str, int]:
-        """Rows of each table of events."""
-        tables = (s.users, s.generations, s.impressions, s.feedback, s.votes, s.retractions)
+        """Rows of each table of events. Counts what came since the last time: nothing is ever deleted."""
+        upto, counted = self._counted
         with self.reading() as db:
-            return {table.name: int(db.scalar(select(func.count()).select_from(table)) or 0) for table in tables}
+            now = int(db.scalar(select(s.clock.c.seq)) or 0)
+            found = {name: n + int(db.scalar(_since(name), {"a": upto, "b": now}) or 0) for name, n in counted.items()}
+            rows = {one.table.name: db.scalar(select(func.max(one))) for one in (s.users.c.user, s.generations.c.item)}
+        self._counted = now, found
+        return {name: 0 if row is None else int(row) + 1 for name, row in rows.items()} | found
 
     def user(self, id: str) -> Person:
         """A person. Raises UnknownId."""
@@ -244,19 +291,37 @@ class Store:
 
     def words(self, user: str) -> dict[str, Word]:
         """The last word of a person on each item, what was taken back left out. Raises UnknownId."""
-        at = self._row(user)
         with self.reading() as db:
-            rows = db.execute(_words(), {"row": at}).all()
-        return {id: Word(value, superlike, seq, time) for id, value, superlike, seq, time in rows}
+            said = _numbers(db.scalar(_words(), {"row": self._row(user)}), 4)
+        names = self._named(int(said[:, 2].max(initial=-1)))
+        in_order = said[np.lexsort((said[:, 1], said[:, 0]))].tolist()
+        return {names[item]: Word(1 if value > 0 else -1, value == 2, seq, time) for time, seq, item, value in in_order}
 
     def seen(self, user: str) -> set[str]:
         """Every item ever shown to a person. Raises UnknownId."""
-        row, i = self._row(user), s.impressions.c
-        query = select(s.generations.c.id).where(
-            s.generations.c.item.in_(select(i.item).where(i.user == row).distinct())
-        )
         with self.reading() as db:
-            return set(db.scalars(query))
+            rows = set(_numbers(db.scalar(_seen(), {"row": self._row(user)}), 1)[:, 0].tolist())
+        names = self._named(max(rows, default=-1))
+        return {names[row] for row in rows}
+
+    def stand(self, user: str) -> Stand:
+        """What `words` and `seen` tell, by rows and in one query. Raises UnknownId."""
+        with self.reading() as db:
+            said, seen, last = db.execute(_stand(), {"row": self._row(user)}).one()
+        words = _numbers(said, 4)
+        words = words[np.lexsort((words[:, 1], words[:, 0]))][::-1]  # by time and seq, the last ones first
+        items, at = np.unique(words[:, 2], return_index=True)
+        values, shown = np.sign(words[at, 3]), _numbers(seen, 1)[:, 0]
+        n_items = 0 if last is None else last + 1
+        return Stand(items.astype(np.int32), values.astype(np.int32), shown.astype(np.int32), n_items)
+
+    def _named(self, row: int) -> list[str]:
+        """The id of each row, up to this one at least."""
+        names = self._names
+        if row >= len(names):
+            with self.reading() as db:
+                self._names = names = names + list(db.scalars(_things("start"), {"start": len(names)}))
+        return names
 
     def history(self, user: str, limit: int = 50) -> list[Past]:
         """What a person said and voted, newest first, what was taken back marked. Raises UnknownId."""
@@ -360,12 +425,41 @@ def _things(*by: str) -> Select[Any]:
 @cache
 def _words() -> Select[Any]:
     f = s.feedback.c
-    return (
-        select(s.generations.c.id, f.value, f.superlike, f.seq, f.time)
-        .join(s.generations, s.generations.c.item == f.item)
-        .where(f.user == bindparam("row"), _in_force(s.feedback))
-        .order_by(f.time, f.seq)
-    )
+    value = case((f.superlike, 2), else_=f.value)
+    return _text(f.time, f.seq, f.item, value).where(f.user == bindparam("row"), _in_force(s.feedback))
+
+
+@cache
+def _seen() -> Select[Any]:
+    return _text(s.impressions.c.item).where(s.impressions.c.user == bindparam("row"))
+
+
+@cache
+def _stand() -> Select[Any]:
+    last = select(func.max(s.generations.c.item))
+    return select(_words().scalar_subquery(), _seen().scalar_subquery(), last.scalar_subquery())
+
+
+@cache
+def _since(table: str) -> Select[Any]:
+    seq = s.TABLES.tables[table].c.seq
+    return select(func.count()).where(seq > bindparam("a"), seq <= bindparam("b"))
+
+
+def _text(*numbers: ColumnElement[Any]) -> Select[Any]:
+    """All rows of these numbers as one text, in any order, for `_numbers` to read.
+
+    Fetched row by row they would hand the interpreter from thread to thread a hundred times a request.
+    """
+    first, *others = numbers
+    text: ColumnElement[str] = cast(first, String)
+    for other in others:
+        text = text.concat(" ").concat(cast(other, String))
+    return select(func.aggregate_strings(text, " "))
+
+
+def _numbers(text: str | None, width: int) -> NDArray[np.int64]:
+    return np.fromstring(text or "", np.int64, sep=" ").reshape(-1, width)
 
 
 def _in_force(table: Any, upto: int | None = None) -> Any:

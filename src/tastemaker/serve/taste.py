@@ -126,10 +126,12 @@ def draw(
     """
     if k < 1 or not 0 <= explore <= 1:
         raise InvalidArgument(f"k={k}, explore={explore}; expected at least 1, and a probability")
-    known = allowed[~np.isnan(scores[allowed])]
-    if len(known) > 2 * k:  # of the best 2 k at least k are left whatever exploring takes
-        known = known[np.argpartition(-scores[known], 2 * k)[: 2 * k]]
-    best = iter(known[np.lexsort((known, -scores[known]))].tolist())
+    last = -scores[allowed]  # NaN comes after everything
+    near = np.arange(len(last))
+    if len(last) > 2 * k:  # of the best 2 k at least k are left whatever exploring takes
+        near = np.argpartition(last, 2 * k)[: 2 * k]
+    near = near[~np.isnan(last[near])]
+    best = iter(allowed[near[np.lexsort((allowed[near], last[near]))]].tolist())
     taken: dict[int, float] = {}
     top = next(best, None)
     for left in range(len(allowed), max(0, len(allowed) - k), -1):

@@ -13,11 +13,12 @@ from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import APIRouter, Query
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from tastemaker.errors import InvalidArgument
 from tastemaker.serve.cards import show
-from tastemaker.serve.gallery import NONE, Picture, Wish
+from tastemaker.serve.gallery import NONE, Wish
 from tastemaker.serve.visit import Here
 
 router = APIRouter(tags=["look"])
@@ -43,15 +44,15 @@ def explore(
     wish = Wish(tag, base, maker, model, q)
     seen = site.store.seen(here.person) if unseen else set()
     place, last = _read(after)
-    left = _ordered(site.gallery.find(wish, seen), sort, here.number, last)
-    page = left[:k]
-    n = len(left)
+    pictures, found = site.gallery.find(wish, seen)
+    n, keys, first = _page(site.gallery.rows[found], sort, here.number, last, k)
+    page = [pictures[found[at]] for at in first]
     if sort == "shuffled":
         policy, chances = "uniform", [1 / (n - at) for at in range(len(page))]
     else:
         policy, chances = "newest", [1.0] * len(page)
-    cards = show(site, here.person, [one for _, one in page], policy, chances, first=place)
-    more = f"{place + len(page)}.{page[-1][0]}" if len(left) > k else None
+    cards = show(site, here.person, page, policy, chances, first=place)
+    more = f"{place + len(page)}.{keys[first[-1]]}" if n > k else None
     asked = {"tag": tag, "base": base, "maker": maker, "model": model, "q": q, "sort": sort}
     asked = {name: value for name, value in asked.items() if value and value != "shuffled"}
     asked |= {"unseen": "true"} if unseen else {}
@@ -66,17 +67,21 @@ def explore(
     return here.page("_found.html" if here.htmx else "explore.html", facts, view=view | {"without": _without(asked)})
 
 
-def _ordered(pictures: list[Picture], sort: str, session: str, last: int | None) -> list[tuple[int, Picture]]:
-    """Keys and pictures in order, those after the key `last`. No key occurs twice: both are one to one."""
-    rows = np.array([picture.row for picture in pictures], np.uint64)
-    keys = np.uint64(2**63) - rows if sort == "newest" else _mixed(rows ^ np.uint64(int(session, 16)))
-    order = np.argsort(keys)
-    if last is not None:
-        order = order[keys[order] > np.uint64(last)]
-    return [(int(keys[at]), pictures[at]) for at in order]
+def _page(
+    rows: NDArray[np.int32], sort: str, session: str, last: int | None, k: int
+) -> tuple[int, NDArray[np.uint64], list[int]]:
+    """Of the pictures with these rows: how many come after the key `last`, the key of each, and which k come first.
+
+    No key occurs twice: both orders are one to one.
+    """
+    numbers = rows.astype(np.uint64)
+    keys = np.uint64(2**63) - numbers if sort == "newest" else _mixed(numbers ^ np.uint64(int(session, 16)))
+    left = np.arange(len(keys)) if last is None else np.flatnonzero(keys > np.uint64(last))
+    first = left if len(left) <= k else left[np.argpartition(keys[left], k)[:k]]
+    return len(left), keys, first[np.argsort(keys[first])].tolist()
 
 
-def _mixed(x: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64: one to one, and every bit of the result hangs on every bit given."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Header, Query
+from fastapi import APIRouter, Body, Form, Header, Query
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from tastemaker.errors import UnknownId
+from tastemaker.errors import TastemakerError, UnknownId
+from tastemaker.serve.answers import status_of
 from tastemaker.serve.cards import Card, card, show
-from tastemaker.serve.events import Said, Undone
+from tastemaker.serve.events import Receipt, Said, Undone
 from tastemaker.serve.gallery import Picture
 from tastemaker.serve.store import Past, Word
 from tastemaker.serve.taste import Picks
@@ -44,8 +47,8 @@ async def say(
 ) -> Response:
     picture = here.site.gallery.get(item)
     said = Said(here.person, picture.id, VALUES[value], value == "superlike", impression)
-    key = None if key is None else f"{here.person[:90]} {key}"
-    receipt = await asyncio.wrap_future(here.site.store.submit(said, key=key))  # no thread waits for the disk
+    sent = here.site.store.submit(said, key=_key(here, key))
+    receipt = await asyncio.wrap_future(sent)  # no thread waits for the disk
     if here.site.due(receipt.seq):
         await run_in_threadpool(here.site.learned)
     if then == "deck":
@@ -54,6 +57,50 @@ async def say(
         return await run_in_threadpool(_again, here, picture, impression, receipt.seq)
     word = Word(said.value, said.superlike, receipt.seq, receipt.time)
     return _told(here, picture, word, impression, receipt.seq)
+
+
+class Spoken(BaseModel):
+    """A word among several."""
+
+    item: Annotated[str, Field(max_length=200)]
+    value: Literal["like", "superlike", "dislike"]
+    impression: Annotated[int | None, Field(ge=1, le=2**62)] = None
+    key: Annotated[str | None, Field(max_length=100, description="As the header Idempotency-Key of one word.")] = None
+
+
+@router.post("/say/many", summary="Several words at once, such as those said while offline")
+async def say_many(here: Here, words: Annotated[list[Spoken], Body(min_length=1, max_length=100)]) -> Response:
+    """What came of each, in order: its number, or the status and message that it alone would have had."""
+    sent = [_spoken(here, word) for word in words]
+    if waiting := [one for one in sent if not one.done()]:
+        await asyncio.wait([asyncio.wrap_future(waiting[-1])])  # they are stored in order: one wait for all
+    told, seq = [], 0
+    for word, one in zip(words, sent, strict=True):
+        try:
+            seq = one.result().seq
+            told.append({"item": word.item, "seq": seq})
+        except TastemakerError as error:
+            told.append({"item": word.item, "status": status_of(error), "message": str(error)})
+    if here.site.due(seq):
+        await run_in_threadpool(here.site.learned)
+    return here.go("/history", {"words": told})
+
+
+def _spoken(here: Visit, word: Spoken) -> Future[Receipt]:
+    """The word on its way; a future that has failed already where it cannot go."""
+    try:
+        item = here.site.gallery.get(word.item).id
+        said = Said(here.person, item, VALUES[word.value], word.value == "superlike", word.impression)
+        return here.site.store.submit(said, key=_key(here, word.key))
+    except TastemakerError as error:
+        failed = Future[Receipt]()
+        failed.set_exception(error)
+        return failed
+
+
+def _key(here: Visit, key: str | None) -> str | None:
+    """Of this person, whatever others call theirs."""
+    return None if key is None else f"{here.person[:90]} {key}"
 
 
 @router.post("/undo", summary="Take back a word or a vote: the last one, or the one given")
