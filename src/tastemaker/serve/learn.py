@@ -130,7 +130,8 @@ class Learner:
         allowed[stand.items] = False
         if unseen_only:
             allowed[stand.shown] = False
-        scores, known = np.full(len(items), np.nan), 0 if current.taste is None else len(current.taste.offset)
+        scores = np.full(len(items), np.nan, np.float32)
+        known = 0 if current.taste is None else len(current.taste.offset)
         said = _known(stand, known)
         if current.taste is not None:
             scores[:known] = current.taste.scores(current.taste.person(*said))

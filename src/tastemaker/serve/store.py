@@ -265,14 +265,15 @@ class Store:
     def user(self, id: str) -> Person:
         """A person. Raises UnknownId."""
         with self.reading() as db:
-            row = db.execute(select(s.users).where(s.users.c.id == id)).one_or_none()
+            row = db.execute(_person(), {"id": id}).one_or_none()
         if row is None:
             raise UnknownId(f"nobody is called '{id}'")
+        self._known.users[id] = row.user
         return Person(row.id, row.user, row.seq, row.time, row.simulated)
 
     def _row(self, user: str) -> int:
         if (row := self._known.users.get(user)) is None:
-            self._known.users[user] = row = self.user(user).row
+            row = self.user(user).row
         return row
 
     def item(self, id: str) -> Item:
@@ -407,7 +408,12 @@ class Store:
         return load(self, log)
 
 
-# Building a query takes longer than asking it, and every list asks these two.
+# Building a query takes longer than asking it, and every list asks these.
+@cache
+def _person() -> Select[Any]:
+    return select(s.users).where(s.users.c.id == bindparam("id"))
+
+
 @cache
 def _things(*by: str) -> Select[Any]:
     g = s.generations.c

@@ -28,6 +28,7 @@ from tastemaker.recommend.factors import FactorsState
 from tastemaker.serve.events import Shown
 
 Floats = NDArray[np.float64]
+Scores = NDArray[np.float32]
 Reason = tuple[str, int, float]  # item spoken about, +1 or -1, share of the score
 
 
@@ -37,7 +38,8 @@ class Taste:
 
     Attributes:
         item_ids: the items it knows, n of them.
-        items: shape (n, d), with the constant of the person's bias as the last column where there is one.
+        items: shape (n, d), with the constant of the person's bias as the last column where there is one. As narrow as
+            the model itself: a list reads them all.
         offset: mu + b_i, shape (n,).
         gram: unseen * items' items + reg, shape (d, d).
         pull: of all items as if unseen, shape (d,).
@@ -46,8 +48,8 @@ class Taste:
     """
 
     item_ids: Vocabulary
-    items: Floats
-    offset: Floats
+    items: NDArray[np.float32]
+    offset: NDArray[np.float32]
     gram: Floats
     pull: Floats
     weights: tuple[float, float, float]
@@ -62,7 +64,8 @@ class Taste:
         gram = state.unseen_weight * items.T @ items + state.reg * np.eye(items.shape[1])
         pull = -state.unseen_weight * items.T @ offset
         weights = state.like_weight, state.dislike_weight, state.unseen_weight
-        return cls(state.item_ids, items, offset, gram, pull, weights, state.dislike_value)
+        narrow = np.ascontiguousarray(items, np.float32), offset.astype(np.float32)
+        return cls(state.item_ids, *narrow, gram, pull, weights, state.dislike_value)
 
     def person(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> Floats:
         """x of a person who said `values` (+1, -1) about the items `rows`, each at most once; shape (d,)."""
@@ -71,9 +74,9 @@ class Taste:
         gram, pulls = self._words(rows, values)
         return np.asarray(np.linalg.solve(gram, self.pull + pulls.sum(0)))
 
-    def scores(self, x: Floats) -> Floats:
+    def scores(self, x: Floats) -> Scores:
         """Of every item for a person, shape (n,)."""
-        return np.asarray(self.items @ x + self.offset)
+        return np.asarray(self.items @ x.astype(np.float32) + self.offset)
 
     def why(self, rows: NDArray[np.int32], values: NDArray[np.int32], items: NDArray[np.int32]) -> Floats:
         """What each word adds to the person's score of each of these items, shape (len(rows), len(items)).
@@ -88,7 +91,7 @@ class Taste:
     def _words(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> tuple[Floats, Floats]:
         """The curvature with these words, and what each of them pulls beyond an unseen item, (len(rows), d)."""
         like, dislike, unseen = self.weights
-        said, offset = self.items[rows], self.offset[rows]
+        said, offset = self.items[rows].astype(np.float64), self.offset[rows].astype(np.float64)
         weight = np.where(values > 0, like, dislike)
         target = np.where(values > 0, 1.0, self.dislike)
         gram = self.gram + said.T @ (said * (weight - unseen)[:, None])
@@ -116,7 +119,7 @@ class Picks:
 
 
 def draw(
-    scores: Floats, allowed: NDArray[np.int32], k: int, explore: float, rng: np.random.Generator
+    scores: Scores, allowed: NDArray[np.int32], k: int, explore: float, rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
     """Up to k of the allowed rows, and the probability of each at its place.
 
@@ -127,11 +130,13 @@ def draw(
     if k < 1 or not 0 <= explore <= 1:
         raise InvalidArgument(f"k={k}, explore={explore}; expected at least 1, and a probability")
     last = -scores[allowed]  # NaN comes after everything
-    near = np.arange(len(last))
     if len(last) > 2 * k:  # of the best 2 k at least k are left whatever exploring takes
-        near = np.argpartition(last, 2 * k)[: 2 * k]
-    near = near[~np.isnan(last[near])]
-    best = iter(allowed[near[np.lexsort((allowed[near], last[near]))]].tolist())
+        near = np.flatnonzero(~(last > np.partition(last, 2 * k)[2 * k]))
+        last, known = last[near], allowed[near]
+    else:
+        known = allowed
+    order = np.lexsort((known, last))
+    best = iter(known[order[~np.isnan(last[order])]].tolist())
     taken: dict[int, float] = {}
     top = next(best, None)
     for left in range(len(allowed), max(0, len(allowed) - k), -1):
