@@ -51,7 +51,6 @@ LOADS = {
 _BATCH = {"feedback": 10}  # words a request
 PAGES_RATE = 10.0  # requests a second
 PORT = 8801
-_WARM = 2.0  # seconds of a load that are not counted
 _TICK = os.sysconf("SC_CLK_TCK")
 Figures = dict[str, float]
 
@@ -116,6 +115,7 @@ class People:
 
     def say(self, n: int) -> list[str]:
         """Words on n pictures that were shown before, none twice."""
+        self._enough(self.silent.height, n)
         requests = []
         for number, (person, item, impression) in enumerate(self.silent.head(n).iter_rows()):
             said = {"item": item, "value": "like" if number % 2 else "dislike", "impression": impression}
@@ -127,10 +127,13 @@ class People:
     def say_many(self, n: int) -> list[str]:
         """The same, as many words of one person a request as a batch has."""
         size = _BATCH["feedback"]
-        groups = self.silent.group_by("person", maintain_order=True).agg(pl.all().head(size))
-        groups = groups.filter(pl.col("item").list.len() == size).head(n // size)
+        batch = pl.int_range(pl.len()).over("person") // size
+        numbered = self.silent.with_columns(batch.alias("batch"))
+        groups = numbered.group_by("person", "batch", maintain_order=True).agg("item", "impression")
+        groups = groups.filter(pl.col("item").list.len() == size).head(-(-n // size))
+        self._enough(groups.height * size, n)
         requests = []
-        for person, items, impressions in groups.iter_rows():
+        for person, _, items, impressions in groups.iter_rows():
             words = [
                 {
                     "item": item,
@@ -145,6 +148,10 @@ class People:
         self.silent = self.silent.join(taken, on="impression", how="anti")
         return requests
 
+    def _enough(self, there: int, wanted: int) -> None:
+        if there < wanted:
+            raise SystemExit(f"{wanted} words wanted, {there} are left to say; give fewer --seconds or more --events")
+
     def _request(self, method: str, path: str, person: str, accept: str, body: str = "", key: str = "") -> str:
         number = f"{int(person.removeprefix('person-')):016x}"  # of the session
         lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{PORT}", f"Accept: {accept}"]
@@ -156,10 +163,15 @@ class People:
         return "\r\n".join([*lines, "", body])
 
 
+def warm(seconds: float) -> float:
+    """The first seconds of a load, which are not counted."""
+    return min(2.0, seconds / 2)
+
+
 def measure(server: Server, seconds: float, name: str, loads: dict[str, tuple[float, list[str]]]) -> Figures:
     """Several loads at once, each at its rate. Processor time is a request's share of all the server's."""
     told = {
-        "port": PORT, "seconds": seconds, "warm": _WARM,
+        "port": PORT, "seconds": seconds, "warm": warm(seconds),
         "loads": {
             part: {"rate": rate / _BATCH.get(part, 1), "requests": requests}
             for part, (rate, requests) in loads.items()
@@ -210,11 +222,11 @@ def serving(planted: Path) -> Iterator[Server]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="20,000 events, a few seconds a load: under a minute")
+    parser.add_argument("--quick", action="store_true", help="40,000 events, a second a load: half a minute")
     parser.add_argument("--events", type=int)
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--people", type=int)
-    parser.add_argument("--seconds", type=float, help="that each load lasts; 30, or 2 with --quick")
+    parser.add_argument("--seconds", type=float, help="that each load lasts; 30, or 1 with --quick")
     parser.add_argument("--recommend", type=float, default=200.0, help="requests a second")
     parser.add_argument("--feedback", type=float, default=1000.0, help="words a second, ten a request")
     parser.add_argument("--say", type=float, default=400.0, help="words a second, one a request")
@@ -225,10 +237,10 @@ def main() -> None:
     parser.add_argument("--json")
     args = parser.parse_args()
 
-    small, large = (20_000, 1_000, 500), (1_000_000, 20_000, 10_000)
+    small, large = (40_000, 1_000, 200), (1_000_000, 20_000, 10_000)
     events, pictures, persons = small if args.quick else large
     size = Size(args.events or events, args.pictures or pictures, args.people or persons, args.seed)
-    seconds = args.seconds or (2.0 if args.quick else 30.0)
+    seconds = args.seconds or (1.0 if args.quick else 30.0)
     planted = args.folder / "-".join(str(one) for one in vars(size).values())
     if args.again:
         shutil.rmtree(planted, ignore_errors=True)
@@ -239,7 +251,7 @@ def main() -> None:
         people = People(server.home, planted, size)
 
         def asked(part: str) -> list[str]:
-            n = int((seconds + _WARM) * rates[part]) + 1
+            n = int((seconds + warm(seconds)) * rates[part]) + 1
             if part == "recommend":
                 return people.get("/for-you?k=10", n)
             return people.say(n) if part == "say" else people.say_many(n)
@@ -251,8 +263,8 @@ def main() -> None:
         if "pages" in args.only:
             for name, path in pages(people).items():
                 print(f"{name} ...", file=sys.stderr)
-                load = {name: (PAGES_RATE, people.get(path, int(PAGES_RATE * (seconds + _WARM)) + 1, "text/html"))}
-                found |= measure(server, max(2.0, seconds / 6), "pages", load)
+                asks = people.get(path, int(PAGES_RATE * seconds), "text/html")
+                found |= measure(server, max(1.0, seconds / 6), "pages", {name: (PAGES_RATE, asks)})
             found["pages.p99_ms"] = max(value for key, value in found.items() if re.fullmatch(r"pages\..*p99_ms", key))
         found |= server.memory()
     tell(found)
