@@ -138,8 +138,8 @@ def test_damaged_binaries(tmp_path, at, patch, kind):
         path.write_bytes(gzip.compress(VALID["table"][1]))
     data = path.read_bytes()
     at %= len(data)
-    # Parquet is cut, not patched: polars allocates what a patched page claims to hold, petabytes at times, and Rust then
-    # ends the process, which no Python code can catch.
+    # Parquet is cut, not patched: polars allocates what a patched page claims to hold, petabytes at times, and then
+    # Rust ends the process, which no Python code can catch.
     path.write_bytes(data[:at] if kind == "parquet" else data[:at] + patch + data[at + len(patch) :])
     read(path)
 
