@@ -1,4 +1,5 @@
-"""Retrieval of models side by side: ours, plain numpy and, where it is installed, faiss, at growing numbers of models.
+"""Retrieval of models side by side: ours, plain numpy and, where it is installed, faiss, at growing numbers of models;
+and what a vote costs.
 
 Models and prompts are Gaussian vectors with `--dim` numbers; half of the models pass a filter. For each number of
 models and contender, in a process of its own: seconds to build, milliseconds for one prompt (median and 95th
@@ -10,6 +11,9 @@ true best 100 that is found. The contenders:
     faiss    Index with exact=0: an inverted file, a fifth of the lists visited; vectors without any
              clusters, as here, are the worst case for it
     shelf    the whole of `retrieve`: prediction, filter, policy (Thompson), diversity, eight cards with reasons
+
+A vote is a pair: for the leaderboard of 200 or 1,000 models (`Belief.add`), and for a person's taste in 1,000 pictures
+of 16 features (`Taste.update`), one after another.
 
     PYTHONPATH=src python -m bench.retrieval [--quick] [--models N ...] [--dim N] [--seed N] [--json FILE]
 """
@@ -100,6 +104,36 @@ def work(contender: str, n: int, dim: int, prompts: int, seed: int) -> dict[str,
     return figures
 
 
+def votes(n_votes: int, seed: int) -> dict[str, float]:
+    """Milliseconds of one more vote, median and 95th percentile."""
+    from tastemaker.choose.belief import Belief
+    from tastemaker.choose.rank import Pictures, Taste
+    from tastemaker.choose.votes import Vote, pair
+    from tastemaker.data.vocabulary import Vocabulary
+
+    rng = np.random.default_rng(seed)
+    pictures = Pictures(Vocabulary.range(1000), rng.standard_normal((1000, 16)) / 4, tuple(map(str, range(16))))
+    after = {
+        "board_of_200": lambda belief, vote: belief.add(vote.choices),
+        "board_of_1000": lambda belief, vote: belief.add(vote.choices),
+        "taste": lambda taste, vote: taste.update([vote], pictures),
+    }  # fmt: skip
+    start: dict[str, Any] = {f"board_of_{n}": Belief.start(Vocabulary.range(n)) for n in (200, 1000)}
+    start["taste"] = Taste.start(pictures.names).of("ada")
+    figures = {}
+    for name, belief in start.items():
+        seconds = []
+        for _ in range(n_votes):
+            better, worse = rng.choice(200 if name == "board_of_200" else 1000, 2, replace=False).tolist()
+            vote = Vote(pair(better, worse), "ada")
+            began = time.perf_counter()
+            belief = after[name](belief, vote)
+            seconds.append(time.perf_counter() - began)
+        figures |= {f"vote.{name}.median_ms": 1e3 * float(np.median(seconds))}
+        figures |= {f"vote.{name}.p95_ms": 1e3 * float(np.quantile(seconds, 0.95))}
+    return figures
+
+
 def run(contender: str, *settings: int) -> dict[str, float]:
     """One contender in a process of its own."""
     command = [sys.executable, "-m", "bench.retrieval", "--worker", contender, *map(str, settings)]
@@ -135,6 +169,10 @@ def main() -> None:
             figures |= {f"{n}.{contender}.{name}": value for name, value in found.items()}
             table.add_row(f"{n:,}", contender, *(f"{value:.3g}" for value in found.values()))
     Console().print(table)
+    told = votes(20 if args.quick else 100, args.seed)
+    for name, value in told.items():
+        print(f"{name:32} {value:8.2f}")
+    figures |= told
     if "faiss" not in contenders:
         print("faiss is not installed: pip install faiss-cpu to compare with it", file=sys.stderr)
     if args.json:
