@@ -1,7 +1,7 @@
 """Screenshots of the gallery for the docs, of pictures that the embedded models drew:
 
     python -m tests.serve.screenshots docs/img
-    python -m tests.serve.screenshots /tmp/look --all
+    python -m tests.serve.screenshots FOLDER --all
 
 `--all` takes every page at 1280 and 360 pixels, light and dark, to look at after a change. People are made up: they
 like, vote and order, one of them far too often. Needs Chromium and playwright; draws four pictures, half a minute.
