@@ -58,7 +58,7 @@ def test_a_file_is_taken_over(tmp_path: Path) -> None:
     copy = tmp_path / "figures.py"
     copy.write_text(GENERATOR.read_text(encoding="utf-8"), encoding="utf-8")
     given = {
-        "name": "grid", "command": "python -m bench.grid --quick --data /home/ada/data --json /home/ada/grid.json",
+        "name": "grid", "command": "python -m bench.grid --quick --data /somewhere/data --json /somewhere/grid.json",
         "seed": 3, "machine": {"cpu": "a quick one"}, "figures": {"pictures": 12, "seconds": 1.5},
     }  # fmt: skip
     (tmp_path / "grid.json").write_text(json.dumps(given), encoding="utf-8")
