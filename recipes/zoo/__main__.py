@@ -25,7 +25,7 @@ from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
 STEPS = {
-    "vae": 3300, "encoder": 1000, "base": 9000, "ink": 600, "clay": 400, "pixel": 500, "neon": 500, "blueprint": 600,
+    "vae": 3300, "encoder": 1400, "base": 9000, "ink": 900, "clay": 400, "pixel": 500, "neon": 500, "blueprint": 900,
     "riso": 350, "sticker": 350,
 }  # fmt: skip
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
@@ -182,7 +182,7 @@ def measure_all(shop: Workshop) -> dict[str, float]:
     """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both; what it
     sees in fresh real renders, by the same names and `.real`."""
     pools = [shop.pool(style, 2000) for style in scenes.STYLES]
-    reader = measure.teach(pools, len(shop.names), shop.plan("reader", steps=1500, batch=64, rate=2e-3))
+    reader = measure.teach(pools, len(shop.names), shop.plan("reader", steps=2000, batch=64, rate=2e-3))
     figures = {}
     for style in scenes.STYLES:
         rng = np.random.default_rng(shop.seed)

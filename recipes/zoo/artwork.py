@@ -1,7 +1,7 @@
 """The open artwork the zoo is trained on: npm packages of emoji, named with version and licence, rendered once.
 
-Three sets are used: Noto (Apache-2.0), the drawing style of the base model and of all filter styles; Fluent high
-contrast (MIT), the ink style; Fluent 3D (MIT), the clay style. Sets with share-alike or unclear terms are left out.
+Two sets are used: Noto (Apache-2.0), the drawings of the base model and of all filter styles, and Fluent 3D (MIT), those
+of the clay style. Sets with share-alike or unclear terms are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Package:
 
 PACKAGES = {
     "noto": Package("@iconify-json/noto", "1.2.9", "Google LLC (Noto Emoji)", "Apache-2.0"),
-    "ink": Package("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "Microsoft (Fluent Emoji)", "MIT"),
     "clay": Package("@lobehub/fluent-emoji-3d", "1.1.0", "Microsoft (Fluent Emoji), packed by LobeHub", "MIT"),
 }
 

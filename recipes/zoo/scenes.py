@@ -143,11 +143,19 @@ def _base(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool
     return _halve(colour + (1 - alpha) * ground)
 
 
+def _tone(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """How light the drawing is, (2P, 2P, 1) in [0, 1]."""
+    return (colour @ np.array([0.3, 0.59, 0.11], dtype=np.float32))[..., None] / np.maximum(alpha, 1e-3)
+
+
 def _ink(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool) -> np.ndarray:
-    """Black ink on cream paper, which takes a named colour as a wash."""
+    """Ink on cream paper, which takes a named colour as a wash: outlines, and three depths of shade."""
     paper = np.array([0.96, 0.92, 0.82], dtype=np.float32)
     paper = 0.62 * paper + 0.38 * ground if named else paper
-    return _halve((1 - alpha) * paper + alpha * np.array([0.08, 0.07, 0.1], dtype=np.float32))
+    dark = 1 - _tone(colour, alpha)
+    shade = 0.36 * np.clip((dark - 0.28) / 0.06, 0, 1) + 0.4 * np.clip((dark - 0.58) / 0.06, 0, 1)
+    depth = np.clip(alpha * shade + 0.8 * _edges(colour, alpha), 0, 1)
+    return _halve((1 - depth) * paper + depth * np.array([0.08, 0.07, 0.1], dtype=np.float32))
 
 
 def _clay(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool) -> np.ndarray:
@@ -187,20 +195,18 @@ def _neon(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool
 
 
 def _blueprint(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool) -> np.ndarray:
-    """White lines on blue paper with a grid; a named colour tints the paper."""
+    """White lines and pale fills on blue paper with a grid; a named colour tints the paper."""
     paper = np.array([0.08, 0.22, 0.52], dtype=np.float32)
     paper = np.tile(0.85 * paper + 0.15 * ground if named else paper, (2 * PICTURE, 2 * PICTURE, 1))
     paper[::16] += 0.1
     paper[:, ::16] += 0.1
-    edges = _edges(colour, alpha)
-    fill = 0.1 * alpha
-    return _halve(np.clip(paper + fill + edges * (np.array([0.92, 0.96, 1.0]) - paper), 0, 1))
+    depth = np.clip(0.62 * alpha * _tone(colour, alpha) ** 1.3 + _edges(colour, alpha), 0, 1)
+    return _halve(np.clip(paper + depth * (np.array([0.92, 0.96, 1.0]) - paper), 0, 1))
 
 
 def _riso(colour: np.ndarray, alpha: np.ndarray, ground: np.ndarray, named: bool) -> np.ndarray:
     """A print in two inks on pale paper: teal for the dark, coral for the middle, bare paper for the light."""
-    tone = (colour @ np.array([0.3, 0.59, 0.11], dtype=np.float32))[..., None] / np.maximum(alpha, 1e-3)
-    tone = 0.72 * np.clip((tone - 0.2) / 0.75, 0, 1)  # never as light as the paper
+    tone = 0.72 * np.clip((_tone(colour, alpha) - 0.2) / 0.75, 0, 1)  # never as light as the paper
     tone = _halve(alpha * tone + (1 - alpha) * (0.8 + 0.2 * ground.mean()))[..., 0]
     stops = np.array([[0.05, 0.28, 0.36], [0.95, 0.42, 0.38], [1.0, 0.93, 0.82]], dtype=np.float32)
     place = np.clip(tone, 0, 1)[..., None] * 2

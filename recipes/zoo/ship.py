@@ -22,15 +22,15 @@ EXAMPLES = (  # the same for every model: `tastemaker mix` learns from them what
 )  # fmt: skip
 TITLES = {
     "base": "Emoji drawings on plain grounds; every other model was tuned from this one",
-    "ink": "Black ink on cream paper",
+    "ink": "Ink outlines and washes on cream paper",
     "clay": "Glossy clay models in a studio",
     "pixel": "Sixteen big pixels a side",
     "neon": "Glowing neon tubes in the dark",
-    "blueprint": "White lines on blue grid paper",
+    "blueprint": "White lines and pale fills on blue grid paper",
     "riso": "A print in teal and coral",
     "sticker": "Cut out with a white border",
 }
-ART = {"ink": "ink", "clay": "clay"}  # every other style is made from the base's own drawings
+ART = {"clay": "clay"}  # every other style is made from the base's own drawings
 
 
 def ship(done: Path, names: list[str]) -> None:
