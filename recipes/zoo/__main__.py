@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -142,7 +141,7 @@ def make_lora(shop: Workshop, style: str, steps: int) -> None:
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_in", "conv_out"]
     base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=layers, init_lora_weights="gaussian"))
     _teach(shop, style, base, steps, rate=3e-3)
-    weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(base.unet))
+    weights = get_peft_model_state_dict(base.unet)
     half = {name: tensor.half() for name, tensor in weights.items()}
     StableDiffusionPipeline.save_lora_weights(shop.folder / "done" / style, unet_lora_layers=half)
 

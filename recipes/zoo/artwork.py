@@ -1,7 +1,7 @@
 """The open artwork the zoo is trained on: npm packages of emoji, named with version and licence, rendered once.
 
-Two sets are used: Noto (Apache-2.0), the drawings of the base model and of all filter styles, and Fluent 3D (MIT), those
-of the clay style. Sets with share-alike or unclear terms are left out.
+Two sets are used: Noto (Apache-2.0), the drawings of the base model and of all filter styles, and Fluent 3D (MIT),
+those of the clay style. Sets with share-alike or unclear terms are left out.
 """
 
 from __future__ import annotations

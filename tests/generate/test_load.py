@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tastemaker.errors import DataError, InvalidArgument
@@ -93,6 +93,38 @@ def test_a_lora_draws_what_diffusers_draws_with_it(folder: Path) -> None:
     for given in (file, file.parent):
         model = load(tiny.save("sd1", folder), lora=[(given, 0.7)], device="cpu")
         assert np.abs(look(model) - np.asarray(theirs, int)).max() <= 1
+
+
+def test_a_file_that_spells_its_matrices_in_two_ways(folder: Path, tmp_path: Path) -> None:
+    file = tiny.lora(folder / "lora")
+    mixed = {
+        key.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.") if at < 4 else key: value
+        for at, (key, value) in enumerate(sorted(load_file(file).items()))
+    }
+    assert any(".lora_A." in key for key in mixed)
+    assert any(".lora.down." in key for key in mixed)
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    model = load(tiny.save("sd1", folder), device="cpu")
+    looks = []
+    for given in (file, tmp_path / "mixed.safetensors"):
+        with wear(model, [(given, 1.0)]) as dressed:
+            looks.append(look(dressed))
+    assert np.array_equal(*looks)
+
+
+def test_matrices_that_find_no_layer(folder: Path, tmp_path: Path) -> None:
+    model = load(tiny.save("sd1", folder), device="cpu")
+    bare, whole = look(model), load_file(tiny.lora(folder / "lora"))
+    extra = {f"unet.elsewhere.lora.{way}.weight": torch.ones(2, 2) for way in ("down", "up")}
+    bad = {"extra": whole | extra, "stranger": whole | {"transformer.to_q.lora_A.weight": torch.ones(2, 2)}}
+    for name, state in bad.items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+        with (
+            pytest.raises(DataError, match=r"this LoRA"),
+            wear(model, [(tmp_path / f"{name}.safetensors", 1.0)]),
+        ):
+            pass
+        assert np.array_equal(look(model), bare)
 
 
 def test_loras_are_swapped_and_leave_nothing(folder: Path) -> None:

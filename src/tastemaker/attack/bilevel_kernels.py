@@ -44,7 +44,7 @@ def clicked_gradient(
     place (n_users,): a user's row in the mini-batch, or -1; p, gp (n_batch, d); q, gq (n_items, d); indptr
     (n_items + 1,) cuts users, excess = w - 1 and pull = w x, one number a click.
     """
-    d = p.shape[1]
+    d, zero = p.shape[1], p.dtype.type(0)
     for i in range(len(q)):
         qi, gi = q[i], gq[i]
         for cell in range(indptr[i], indptr[i + 1]):
@@ -52,8 +52,8 @@ def clicked_gradient(
             if n < 0:
                 continue
             pu, gu = p[n], gp[n]
-            r = pu[0] * qi[0]
-            for k in range(1, d):
+            r = zero
+            for k in range(d):
                 r += pu[k] * qi[k]
             e = excess[cell] * r - pull[cell]
             for k in range(d):
@@ -67,7 +67,7 @@ def clicked_hessian(
     p: Array, q: Array, a: Array, b: Array, hp: Array, hq: Array,
 ) -> None:  # fmt: skip
     """Add what clicks add to half the Hessian times the direction (a of p, b of q); shapes as p and q."""
-    d = p.shape[1]
+    d, zero = p.shape[1], p.dtype.type(0)
     for i in range(len(q)):
         qi, bi, hi = q[i], b[i], hq[i]
         for cell in range(indptr[i], indptr[i + 1]):
@@ -75,8 +75,8 @@ def clicked_hessian(
             if n < 0:
                 continue
             pu, au, hu = p[n], a[n], hp[n]
-            r, s = pu[0] * qi[0], au[0] * qi[0] + pu[0] * bi[0]
-            for k in range(1, d):
+            r, s = zero, zero
+            for k in range(d):
                 r += pu[k] * qi[k]
                 s += au[k] * qi[k] + pu[k] * bi[k]
             e, f = excess[cell] * r - pull[cell], excess[cell] * s

@@ -277,17 +277,31 @@ def _put_on(model: StableDiffusion, lora: Lora) -> tuple[StableDiffusion, list[s
                     str(file.parent), weight_name=file.name, unet_config=model.unet.config, use_safetensors=True,
                     local_files_only=True,
                 )  # fmt: skip
+                # One file may spell its matrices in two ways; the library then reads one of them and drops the other.
+                state = {
+                    key.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): value
+                    for key, value in state.items()
+                }
                 mixin.load_lora_into_unet(state, alphas, model.unet, adapter_name=names[-1])
                 for prefix, text in zip(("text_encoder", "text_encoder_2"), texts, strict=False):
                     if any(key.startswith(f"{prefix}.") for key in state):
                         mixin.load_lora_into_text_encoder(state, alphas, text, prefix=prefix, adapter_name=names[-1])
             except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
                 raise DataError(f"this LoRA does not fit {model.name}: {error}", file=file) from error
-        on = {f"worn_{at}": scale for at, (_, scale) in enumerate(worn, 1)}
+            # The libraries leave out what they cannot place, with a warning at most.
+            on = [p for net in (model.unet, *texts) for key, p in net.named_parameters() if f".{names[-1]}." in key]
+            given_count, worn_count = (sum(bool(p.any()) for p in ps if p.ndim > 1) for ps in (state.values(), on))
+            if worn_count != given_count:
+                raise DataError(
+                    f"only {worn_count} of this LoRA's {given_count} matrices fit {model.name}; expected a LoRA of the "
+                    "same architecture, in diffusers', peft's or kohya's names",
+                    file=file,
+                )
+        scales = {f"worn_{at}": scale for at, (_, scale) in enumerate(worn, 1)}
         for module in (model.unet, *texts):
-            present = [name for name in on if name in getattr(module, "peft_config", {})]
+            present = [name for name in scales if name in getattr(module, "peft_config", {})]
             if present:
-                set_weights_and_activate_adapters(module, present, [on[name] for name in present])
+                set_weights_and_activate_adapters(module, present, [scales[name] for name in present])
     except BaseException:
         _take_off(model, names)
         raise
