@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel
 
@@ -24,17 +24,20 @@ from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
 STEPS = {
-    "vae": 3300, "encoder": 1400, "base": 9000, "ink": 900, "clay": 400, "pixel": 500, "neon": 500, "blueprint": 900,
-    "riso": 350, "sticker": 350,
+    "vae": 3300, "encoder": 1400, "draft": 9000, "base": 1100, "ink": 900, "clay": 400, "pixel": 500, "neon": 500,
+    "blueprint": 900, "riso": 350, "sticker": 350,
 }  # fmt: skip
+SETTLE = 150  # optimiser steps of a style that is carried over from an earlier base
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
 
 class Workshop:
     """Where the parts lie while they are made: one folder, every finished part in the layout it will ship in."""
 
-    def __init__(self, folder: Path, subjects: int, seed: int, device: str, hands: int = 1) -> None:
-        self.folder, self.seed, self.device, self.hands = folder, seed, device, hands
+    def __init__(
+        self, folder: Path, subjects: int, seed: int, device: str, hands: int = 1, earlier: Path | None = None
+    ) -> None:
+        self.folder, self.seed, self.device, self.hands, self.earlier = folder, seed, device, hands, earlier
         self.names = list(artwork.SUBJECTS)[:subjects]
         self.tokenizer = models.tokenizer(self.names)
         self.art = cache(lambda: artwork.drawings(folder / "npm", self.names))
@@ -97,26 +100,25 @@ def make_encoder(shop: Workshop, steps: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(preparation | normal, indent=1) + "\n")
 
 
-def make_base(shop: Workshop, steps: int) -> None:
+def make_draft(shop: Workshop, steps: int) -> None:
+    """The base before it knows left from right: every subject, ground and number."""
     torch.manual_seed(shop.seed)
     vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae").eval()
     text = models.text_encoder(CLIPModel.from_pretrained(shop.folder / "done" / "encoder", dtype=torch.float32))
     unet = models.unet()
-    found = shop.pool("base", SCENES["base"])
-    ids = train.tokens(shop.tokenizer, found.captions)
-    plan = shop.plan("base", steps=steps, batch=32, rate=1.2e-3, cool=0.6, pairs_from=7 / 9, **shop.shared)
-    train.train_denoiser(
-        unet,
-        text,
-        models.scheduler(),
-        shop.latents(vae, found),
-        ids,
-        train.tokens(shop.tokenizer, [""]),
-        found.pairs,
-        plan,
-        teach_text=True,
+    plan = shop.plan("draft", steps=steps, batch=32, rate=1.2e-3, cool=0.6, **shop.shared)
+    _teach(shop, "base", unet, text, vae, plan, teach_text=True, pairs_from=7 / 9)
+    write(shop, "draft", unet, text, vae)
+
+
+def make_base(shop: Workshop, steps: int) -> None:
+    """The draft, taught which of two subjects goes where."""
+    draft = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "draft").to(dtype=torch.float32)
+    plan = shop.plan(
+        "base", steps=steps, batch=32, rate=1e-3, warm=30, cool=0.36, average=0.99, noisy=0.6, **shop.shared
     )
-    write(shop, "base", unet, text, vae)
+    _teach(shop, "base", draft.unet, draft.text_encoder, draft.vae, plan, teach_text=True, even_from=0.64)
+    write(shop, "base", draft.unet, draft.text_encoder, draft.vae)
 
 
 def write(shop: Workshop, name: str, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL) -> None:
@@ -128,9 +130,20 @@ def write(shop: Workshop, name: str, unet: UNet2DConditionModel, text: CLIPTextM
 
 
 def make_style(shop: Workshop, style: str, steps: int) -> None:
-    """A fine-tune of the base's denoiser; the text encoder and the autoencoder stay the base's."""
+    """A fine-tune of the base's denoiser; the text encoder and the autoencoder stay the base's.
+
+    Carried over from an earlier base, it starts from what it had become there plus what the base has learned since.
+    """
     base = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "base").to(dtype=torch.float32)
-    _teach(shop, style, base, steps, rate=8e-4)
+    if shop.earlier:
+        old, was = (
+            UNet2DConditionModel.from_pretrained(shop.earlier / name, subfolder="unet", dtype=torch.float32)
+            for name in ("base", style)
+        )
+        with torch.no_grad():
+            for new, before, tuned in zip(base.unet.parameters(), old.parameters(), was.parameters(), strict=True):
+                new += tuned - before
+    _tune(shop, style, base, steps, rate=8e-4)
     write(shop, style, base.unet, base.text_encoder, base.vae)
 
 
@@ -140,26 +153,53 @@ def make_lora(shop: Workshop, style: str, steps: int) -> None:
     base.unet.requires_grad_(False)
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_in", "conv_out"]
     base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=layers, init_lora_weights="gaussian"))
-    _teach(shop, style, base, steps, rate=3e-3)
+    if shop.earlier:
+        file = shop.earlier / style / "pytorch_lora_weights.safetensors"
+        weights = {name.removeprefix("unet."): tensor.float() for name, tensor in train.load_file(file).items()}
+        set_peft_model_state_dict(base.unet, weights)
+    _tune(shop, style, base, steps, rate=3e-3)
     weights = get_peft_model_state_dict(base.unet)
     half = {name: tensor.half() for name, tensor in weights.items()}
     StableDiffusionPipeline.save_lora_weights(shop.folder / "done" / style, unet_lora_layers=half)
 
 
-def _teach(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float) -> None:
+def _tune(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float) -> None:
+    name, steps, pairs_from = (f"{style}-again", SETTLE, 0.0) if shop.earlier else (style, steps, 0.4)
+    plan = shop.plan(name, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, **shop.shared)
+    _teach(shop, style, base.unet, base.text_encoder, base.vae.eval(), plan, teach_text=False, pairs_from=pairs_from)
+
+
+def _teach(
+    shop: Workshop,
+    style: str,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    vae: AutoencoderKL,
+    plan: Plan,
+    *,
+    teach_text: bool,
+    pairs_from: float = 1.0,
+    even_from: float | None = None,
+) -> None:
+    """Teach a denoiser on a style's pool; `even_from` says that its batches are those that teach relations."""
     found = shop.pool(style, SCENES[style])
+    count, pairs, (forth, back) = len(found.scenes), found.pairs, found.orders
+
+    def choose(step: int) -> np.ndarray:
+        if even_from is None:
+            return train.rows(plan, step, count, pairs, pairs_from)
+        return train.relation_rows(plan, step, count, forth, back, even_from)
+
     train.train_denoiser(
-        base.unet,
-        base.text_encoder,
+        unet,
+        text,
         models.scheduler(),
-        shop.latents(base.vae.eval(), found),
+        shop.latents(vae, found),
         train.tokens(shop.tokenizer, found.captions),
         train.tokens(shop.tokenizer, [""]),
-        found.pairs,
-        shop.plan(
-            style, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, pairs_from=0.4, **shop.shared
-        ),
-        teach_text=False,
+        choose,
+        plan,
+        teach_text=teach_text,
     )
 
 
@@ -169,6 +209,8 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
         make_vae(shop, steps)
     elif stage == "encoder":
         make_encoder(shop, steps)
+    elif stage == "draft":
+        make_draft(shop, steps)
     elif stage == "base":
         make_base(shop, steps)
     elif stage in scenes.LORAS:
@@ -205,8 +247,13 @@ def main() -> None:
     parser.add_argument("--hands", type=int, default=1, help="processes that share a denoiser's batch (CPU)")
     parser.add_argument("--json", type=Path, help="write what is measured here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        help="folder of a finished earlier base and its styles, from which styles are carried over",
+    )
     given = parser.parse_args()
-    shop = Workshop(given.folder, given.subjects, given.seed, given.device, given.hands)
+    shop = Workshop(given.folder, given.subjects, given.seed, given.device, given.hands, given.earlier)
     for stage in given.stages or [*STEPS, "measure", "ship"]:
         if stage == "measure":
             figures = measure_all(shop)

@@ -33,6 +33,12 @@ class Pool:
         """Rows that show two subjects in a relation."""
         return np.flatnonzero([len(set(scene.subjects)) > 1 for scene in self.scenes])
 
+    @property
+    def orders(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of pairs whose first named subject is the left or upper one, and of those whose second is."""
+        forth = np.array([" left of " in scene.caption or " above " in scene.caption for scene in self.scenes])
+        return np.intersect1d(self.pairs, np.flatnonzero(forth)), np.intersect1d(self.pairs, np.flatnonzero(~forth))
+
 
 def pool(
     folder: Path, style: str, count: int, names: list[str], art: Callable[[], dict[str, np.ndarray]], seed: int

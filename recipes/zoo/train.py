@@ -29,8 +29,8 @@ class Plan:
     """One run: how long, how fast, where its state lives.
 
     The learning rate warms up for `warm` steps, stays, and falls to 2 % of itself over the last `cool` of all steps.
-    From the share `pairs_from` of the steps on, half of every batch shows two subjects: what is learned last.
-    A batch may be cut into `parts`, which `hands` processes work off: that changes rounding only.
+    Times are drawn as uniform numbers to the power `noisy`: below 1 the noisy ones, where places are settled, come
+    oftener. A batch may be cut into `parts`, which `hands` processes work off: that changes rounding only.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Plan:
     warm: int = 100
     cool: float = 0.35
     average: float = 0.999
-    pairs_from: float = 1.0
+    noisy: float = 1.0
     clip: float = 1.0
     low_precision: bool = False
     device: str = "cpu"
@@ -147,13 +147,33 @@ class Running:
         print(f"{self.plan.folder.name}: goes on from step {self.step}", flush=True)
 
 
-def rows(plan: Plan, step: int, count: int, pairs: np.ndarray | None = None) -> np.ndarray:
-    """The rows of a step's batch, (batch,); `pairs` are the rows that show two subjects."""
+def rows(plan: Plan, step: int, count: int, pairs: np.ndarray | None = None, pairs_from: float = 1.0) -> np.ndarray:
+    """The rows of a step's batch, (batch,); from the share `pairs_from` of the steps on, every other one is of `pairs`,
+    the rows that show two subjects."""
     rng = np.random.default_rng([plan.seed, step])
     chosen = rng.integers(count, size=plan.batch)
-    if pairs is not None and step >= plan.pairs_from * plan.steps:
+    if pairs is not None and step >= pairs_from * plan.steps:
         chosen[::2] = rng.choice(pairs, size=len(chosen[::2]))
     return chosen
+
+
+def relation_rows(
+    plan: Plan, step: int, count: int, forth: np.ndarray, back: np.ndarray, even_from: float
+) -> np.ndarray:
+    """The rows of a step's batch that teaches relations, (batch,): three quarters show two subjects.
+
+    Which of two subjects is above is the product of which is named first and which word stands between: neither alone
+    tells anything, so nothing leads a network there, and thousands of steps on both words alike taught nothing of it.
+    While seven of eight pairs are `forth` (left of, above), the first alone pays, and is learned in a few hundred
+    steps; then the word, from its exceptions, `back` (right of, below). From the share `even_from` of the steps on,
+    five of twelve are `back`.
+    """
+    rng = np.random.default_rng([plan.seed, step])
+    chosen = rng.integers(count, size=plan.batch)
+    pairs = plan.batch * 3 // 4
+    rare = pairs * 5 // 12 if step >= even_from * plan.steps else pairs // 8
+    chosen[:rare], chosen[rare:pairs] = rng.choice(back, rare), rng.choice(forth, pairs - rare)
+    return rng.permutation(chosen)
 
 
 def to_unit(pictures: np.ndarray, device: str) -> Tensor:
@@ -215,14 +235,14 @@ def train_denoiser(
     latents: Tensor,
     ids: Tensor,
     empty: Tensor,
-    pairs: np.ndarray,
+    choose: Callable[[int], np.ndarray],
     plan: Plan,
     *,
     teach_text: bool,
 ) -> None:
     """v-prediction on scaled latents (n, 4, h, w); the text encoder learns along with the base and is fixed after.
 
-    `pairs` are the rows of scenes with two subjects, which are the last to be learned.
+    `choose` gives the rows of a step's batch.
     """
     text.requires_grad_(teach_text)
     alpha_bar = schedule.alphas_cumprod
@@ -230,13 +250,12 @@ def train_denoiser(
     text.to(plan.device)
 
     def loss(step: int, generator: torch.Generator, part: int) -> Tensor:
-        chosen = torch.from_numpy(rows(plan, step, len(latents), pairs))
+        chosen = torch.from_numpy(choose(step))
         clean = latents[chosen].to(plan.device)
         noise = torch.randn(clean.shape, generator=generator).to(plan.device)
         # One time in each of `batch` equal parts: the same law as independent times, less noise in the loss.
-        times = (
-            (torch.arange(plan.batch) + torch.rand(plan.batch, generator=generator)) / plan.batch * len(alpha_bar)
-        ).long()
+        even = (torch.arange(plan.batch) + torch.rand(plan.batch, generator=generator)) / plan.batch
+        times = (even**plan.noisy * len(alpha_bar)).long()
         signal, spread = (root.sqrt()[times, None, None, None].to(plan.device) for root in (alpha_bar, 1 - alpha_bar))
         dropped = torch.rand(plan.batch, 1, generator=generator) < DROP_CAPTION
         captions = torch.where(dropped, empty, ids[chosen]).to(plan.device)

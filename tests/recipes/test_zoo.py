@@ -143,21 +143,30 @@ def test_a_small_autoencoder_and_denoiser_learn(tmp_path: Path) -> None:
     assert _error(vae, pictures) < before
     text = models.text_encoder(models.encoder(tokenizer))
     captions = train.tokens(tokenizer, [scene.caption for scene in drawn])
-    plan = train.Plan(tmp_path / "base", steps=2, batch=4, rate=1e-3)
+    plan = train.Plan(tmp_path / "base", steps=2, batch=4, rate=1e-3, noisy=0.6)
     start = {name: value.clone() for name, value in unet.state_dict().items()}
     latents = train.encode(vae, pictures, "cpu")
     empty = train.tokens(tokenizer, [""])
-    train.train_denoiser(unet, text, models.scheduler(), latents, captions, empty, np.arange(2), plan, teach_text=True)
+    train.train_denoiser(
+        unet, text, models.scheduler(), latents, captions, empty, lambda _: np.arange(4), plan, teach_text=True
+    )
     assert any(not torch.equal(value, start[name]) for name, value in unet.state_dict().items())
 
 
 def test_from_a_share_of_the_steps_on_every_other_scene_of_a_batch_shows_two_subjects(tmp_path: Path) -> None:
-    plan, pairs = train.Plan(tmp_path, steps=10, batch=6, rate=1.0, pairs_from=0.5), np.array([100, 200])
-    early, late = (train.rows(plan, step, 50, pairs) for step in (4, 5))
+    plan, pairs = train.Plan(tmp_path, steps=10, batch=6, rate=1.0), np.array([100, 200])
+    early, late = (train.rows(plan, step, 50, pairs, 0.5) for step in (4, 5))
     assert early.max() < 50
     assert set(late[::2]) <= set(pairs)
     assert late[1::2].max() < 50
     assert (train.rows(plan, 4, 50) == early).all()
+
+
+def test_relations_are_first_taught_one_way_round(tmp_path: Path) -> None:
+    plan, forth, back = train.Plan(tmp_path, steps=10, batch=32, rate=1.0), np.array([100]), np.array([200])
+    early, late = (train.relation_rows(plan, step, 50, forth, back, 0.5) for step in (4, 5))
+    assert [(early == 100).sum(), (early == 200).sum()] == [21, 3]
+    assert [(late == 100).sum(), (late == 200).sum()] == [14, 10]
 
 
 def _error(vae: nn.Module, pictures: np.ndarray) -> float:
