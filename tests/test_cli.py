@@ -50,6 +50,10 @@ def test_convert_and_split(capsys: pytest.CaptureFixture[str], ratings: Path, tm
     assert native.scale.signed
     run("data", "split", tmp_path / "native", tmp_path / "parts", "--how", "time", "--test", 0.25)
     train, test = (FeedbackLog.load(tmp_path / "parts" / name) for name in ("train", "test"))
+    capsys.readouterr()
+    told = output(capsys, "data", "split", tmp_path / "native", tmp_path / "parts", "--test", 0.25)
+    assert told == {"train": len(train), "test": len(test), "folder": str(tmp_path / "parts")}
+    assert output(capsys, "data", "convert", ratings, tmp_path / "graded")["users"] == 30
     assert len(train) + len(test) == len(native)
     assert train.events["time"].max() < test.events["time"].min()
 
@@ -84,6 +88,31 @@ def test_every_kind_of_model(log: Path, tmp_path: Path, kind: str) -> None:
     run("recommend", tmp_path / kind, "-k", 2)
 
 
+def test_cuts_are_cuts_where_a_model_weighs_likes_and_dislikes(
+    capsys: pytest.CaptureFixture[str], ratings: Path, tmp_path: Path
+) -> None:
+    """`--like 4 --dislike 2` once set the weights of the model, and left the grades as they were."""
+    cuts = ("--like", 4, "--dislike", 2)
+    facts = output(capsys, "train", "factors", ratings, *cuts, "--dislike-weight", 0.7, "--to", tmp_path / "m")
+    assert facts["events"] == len(FeedbackLog.read(ratings, like=4, dislike=2)) < len(FeedbackLog.read(ratings))
+    assert "like=1.0, dislike=0.7" in facts["model"]
+
+
+def test_what_people_call_things_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    users, items = ["[/bold]ünal", "[red]bo[/red]"], [":cat:", "[link=x]", "[/]"]
+    pl.DataFrame([(u, i) for u in users for i in items], schema=["user", "item"], orient="row").write_csv(
+        tmp_path / "[likes].csv"
+    )
+    run("train", "popular", tmp_path / "[likes].csv", "--to", tmp_path / "model")
+    run("recommend", tmp_path / "model", "--users", users[0], "-k", 3)
+    assert {*items, users[0]} <= set(capsys.readouterr().out.split())
+
+
+def test_counters_are_no_dates(capsys: pytest.CaptureFixture[str], ratings: Path) -> None:
+    facts = output(capsys, "data", "describe", ratings)
+    assert (facts["from"], facts["to"]) == ("1000", "1040")
+
+
 def test_config_file(capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path) -> None:
     (tmp_path / "options.toml").write_text("[train.factors]\nrank = 3\nepochs = 2\n")
     facts = output(capsys, "--config", tmp_path / "options.toml", "train", "factors", log, "--to", tmp_path / "m")
@@ -110,6 +139,35 @@ def test_report_without_dislikes_has_nothing_to_compare(tmp_path: Path, capsys: 
     assert "Do dislikes help" not in (tmp_path / "r.html").read_text()
 
 
+def test_ids_of_another_kind_are_told_apart(capsys: pytest.CaptureFixture[str], ratings: Path, tmp_path: Path) -> None:
+    (tmp_path / "named.csv").write_text("user,item\nada,x\nbob,y\n")
+    run("train", "popular", ratings, "--to", tmp_path / "model")
+    for arguments in (("recommend", tmp_path / "model", "--exclude"), ("evaluate", tmp_path / "model")):
+        with pytest.raises(SystemExit):
+            main([str(a) for a in (*arguments, tmp_path / "named.csv")])
+        assert "--id-type int" in " ".join(capsys.readouterr().err.split())
+    for users, words in ((("999", "3"), "has not met 999"), (("ada",), "are integers")):
+        with pytest.raises(SystemExit):
+            main(["recommend", str(tmp_path / "model"), "--users", *users])
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_folders_of_results_are_made(ratings: Path, tmp_path: Path) -> None:
+    run("train", "popular", ratings, "--to", tmp_path / "model")
+    run("recommend", tmp_path / "model", "--to", tmp_path / "new" / "lists.csv")
+    run("report", ratings, "--out", tmp_path / "other" / "r.html", "--rank", 2)
+    assert (tmp_path / "new" / "lists.csv").exists()
+    assert (tmp_path / "other" / "r.html").exists()
+
+
+def test_a_reader_that_stops_is_no_failure_to_tell() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m tastemaker data get --json | head -c 1", shell=True, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[", "")
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "numba" in {part["part"] for part in output(capsys, "doctor")["parts"]}
 
@@ -130,5 +188,11 @@ def test_exit_codes_and_suggestions(log: Path, tmp_path: Path) -> None:
     assert (code, "nothing.csv" in said) == (1, True)
     code, said = refused("recommend", tmp_path / "nothing")
     assert (code, "model.json" in said) == (1, True)
+    code, said = refused("recommend", log / "schema.json")
+    assert (code, "model.json" in said) == (1, True)
+    code, said = refused("data", "convert", log, log / "schema.json")
+    assert (code, "schema.json: File exists" in said) == (1, True)
+    code, said = refused("choose", "a cat", "--votes", tmp_path / "none.jsonl")
+    assert (code, "tastemaker vote" in said) == (1, True)
     code, said = refused("data", "get", "movielens-100")
     assert (code, "did you mean 'movielens-100k'?" in said) == (1, True)

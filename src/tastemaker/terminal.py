@@ -20,8 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-out, err = Console(), Console(stderr=True)
+# What is printed is data: [red], :smile: and the like are what people call their songs.
+out = Console(markup=False, emoji=False)
+err = Console(markup=False, emoji=False, stderr=True)
 
 
 def print_json(value: object) -> None:
@@ -33,7 +36,7 @@ def print_facts(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         lines: Iterable[object] = value if isinstance(value, list) else [value]
         for line in lines:
-            table.add_row(f"[bold]{name}", f"{line:,}" if isinstance(line, int) else _cell(line))
+            table.add_row(Text(name, "bold"), f"{line:,}" if isinstance(line, int) else _cell(line))
             name = ""
     out.print(table)
 
@@ -57,11 +60,9 @@ def _cell(value: object) -> str:
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr with the elapsed time; yields a function that changes its text."""
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err, transient=True
-    )
-    with progress:
+    """A spinner on stderr with the elapsed time, where that is a terminal; yields a function that changes its text."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda text: progress.update(task, description=text)
 
@@ -72,7 +73,7 @@ def counting(what: str, total: float) -> Iterator[Callable[[float, float, str], 
 
     Where stderr is no terminal, each new text is a line of its own.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal)
     with bar as progress:
         task = progress.add_task(what, total=total)

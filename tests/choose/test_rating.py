@@ -137,6 +137,29 @@ def test_hierarchy_equals_a_dense_solution():
         )
 
 
+def test_covariances_are_those_of_the_whole_curvature():
+    """Of the crowd, a person, a tag and both: the crowd's share is solved for once, the deviations' one by one."""
+    rng = np.random.default_rng(5)
+    votes = [
+        vote
+        for person, tag in (("ada", "art"), ("bob", "art"), ("ada", "food"))
+        for vote in pairs(rng.normal(size=3), 6, rng, person=person, tag=tag)
+    ]
+    votes.append(Vote(pick(3, [2, 3]), "bob", "food"))
+    found = fit(votes, Vocabulary.range(4))
+    whole, own = found._curvature.solve(np.eye(len(found.mode))), found._design.deviations
+    for person, tag in ((None, None), ("ada", None), (None, "food"), ("bob", "food"), ("new", "art")):
+        which, extra = np.eye(6, len(whole)), np.zeros(6)
+        for kind, name, spread in (("person", person, found.prior.person), ("tag", tag, found.prior.tag)):
+            for row in range(5 if name else 0):
+                if (at := own.get((kind, name), {}).get(row)) is None:
+                    extra[row] += spread**2
+                else:
+                    which[row, at] = 1
+        belief = found.belief(person=person, tag=tag)
+        np.testing.assert_allclose(belief.cov, which @ whole @ which.T + np.diag(extra), rtol=1e-9, atol=1e-12)
+
+
 def test_a_person_deviates_and_a_newcomer_is_the_crowd():
     rng = np.random.default_rng(0)
     crowd = np.linspace(1.5, -1.5, 6)

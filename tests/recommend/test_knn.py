@@ -45,11 +45,42 @@ def test_user_knn_is_the_documented_formula(log: FeedbackLog, k: int) -> None:
     assert_allclose(model.score(users, items).reshape(x.shape), links @ x, rtol=1e-4, atol=1e-5)
 
 
-def test_people_and_items_without_history_score_zero() -> None:
+def test_items_without_history_score_zero() -> None:
     log = FeedbackLog.of([0, 1], [0, 1], [1.0, 1.0])
     for model in (ItemKNN(shrink=0.0), UserKNN(shrink=0.0)):
-        fitted = model.fit(log.select(log.user == 0))
-        assert fitted.score([1, 0], [0, 1]).tolist() == [0.0, 0.0]
+        assert model.fit(log.select(log.user == 0)).score([0], [1]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kind", [ItemKNN, UserKNN])
+def test_people_without_history_get_what_is_popular(kind: type[ItemKNN | UserKNN]) -> None:
+    """Person 3 has said nothing; ties of zeros would go to item 0, which everybody dislikes."""
+    log = FeedbackLog.of([0, 1, 2, 0, 1, 2, 3], [0, 0, 0, 1, 2, 2, 1], [-1.0, -1, -1, 1, 1, 1, 1])
+    model = kind(shrink=0.0).fit(log.select(log.user < 3))
+    assert model.recommend([3], k=3)["item"].to_list() == [2, 1, 0]
+    assert model.score([3, 3, 3], [0, 1, 2]).tolist() == [-3.0, 1.0, 2.0]
+    told = model.fold_in(log.select(log.user == 3))  # and once they have, what is popular plays no part
+    assert told.recommend([3], k=1)["item"].to_list() == [1]
+
+
+@pytest.mark.parametrize("shrink", [0.0, 2.0])
+def test_jaccard_is_the_documented_formula(log: FeedbackLog, shrink: float) -> None:
+    """Also where events are weighed: Jaccard asks what was said, not how loudly."""
+    weight = np.random.default_rng(3).integers(0, 3, len(log)).astype(float)
+    x = log.select(weight > 0).matrix().toarray()
+    similarity = np.zeros((log.n_items, log.n_items))
+    for a, b in np.ndindex(similarity.shape):
+        either = ((x[:, a] != 0) | (x[:, b] != 0)).sum() + shrink
+        similarity[a, b] = (x[:, a] * x[:, b]).sum() / either if either else 0.0
+    model = ItemKNN(neighbours=7, shrink=shrink, similarity="jaccard").fit(log, weight=weight)
+    assert_allclose(model.fitted.links.toarray(), neighbours_only(similarity, 7), rtol=1e-5, atol=1e-7)
+
+
+def test_jaccard_of_likes_is_the_share_in_common() -> None:
+    log = FeedbackLog.of([0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 0], [1.0] * 6)
+    table = ItemKNN(shrink=0.0, similarity="jaccard").fit(log).similar_items([1])
+    assert dict(zip(table["similar"], table["score"], strict=True)) == pytest.approx({2: 1.0, 0: 1 / 3})
+    likes = UserKNN(shrink=0.0, similarity="jaccard").fit(log)  # person 1 has 2 of the 3 that person 0 has
+    assert_allclose(likes.score([1], [0]), [2 / 3], rtol=1e-6)
 
 
 def test_similar_items_leave_the_item_itself_out() -> None:
@@ -79,6 +110,8 @@ def test_bad_options() -> None:
         Popular(by="like").fit(parity_log())  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="neighbours=0"):
         ItemKNN(neighbours=0).fit(parity_log())
+    with pytest.raises(UnknownName, match="did you mean 'jaccard'"):
+        UserKNN(similarity="jacard").fit(parity_log())  # type: ignore[arg-type]
 
 
 def test_recommendations_are_for_people_asked_for(log: FeedbackLog) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -75,6 +76,12 @@ class Ratings:
     _design: Design
     _curvature: SuperLU
 
+    @cached_property
+    def _crowd(self) -> Floats:
+        """Covariance of every parameter with the crowd's, shape (n_parameters, n_items + 2)."""
+        n = len(self.ids) + 2
+        return np.ascontiguousarray(self._curvature.solve(np.eye(len(self.mode), n)))
+
     def belief(self, *, person: str | None = None, tag: str | None = None) -> Belief:
         """What is believed of a person's taste, on a tag; for neither, of everybody's.
 
@@ -82,21 +89,24 @@ class Ratings:
         for a tag nobody has voted on.
         """
         design, n = self._design, len(self.ids)
-        known = [name for kind, name in design.deviations if kind == "tag"]
-        if tag is not None and tag not in known:
-            raise UnknownName("tag with votes", tag, known)
-        pick = sparse.eye_array(n + 2, len(self.mode)).tolil()
+        if tag is not None and ("tag", tag) not in design.deviations:
+            raise UnknownName("tag with votes", tag, [name for kind, name in design.deviations if kind == "tag"])
+        rows: list[int] = []
+        places: list[int] = []
         unseen = np.zeros(n + 2)
         for kind, name, spread in (("person", person, self.prior.person), ("tag", tag, self.prior.tag)):
             if name is not None:
                 own = design.deviations.get((kind, name), {})
-                for row in range(n + 1):
-                    if row in own:
-                        pick[row, own[row]] = 1
-                    else:
-                        unseen[row] += spread**2
-        pick = pick.tocsr()
-        cov = pick @ self._curvature.solve(pick.T.toarray()) + np.diag(unseen)
+                rows += own.keys()
+                places += own.values()
+                unseen[[row for row in range(n + 1) if row not in own]] += spread**2
+        shape = (n + 2, len(self.mode))
+        deviating = sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=shape)
+        pick = deviating + sparse.eye_array(*shape)
+        cov = pick @ self._crowd + np.diag(unseen)
+        if rows:
+            some = np.unique(rows)  # the rest is the crowd's, which is solved for once and not for every person
+            cov[:, some] += pick @ self._curvature.solve(deviating[some].T.toarray())
         words = "everybody" if person is None else f"person '{person}'"
         if person is not None and ("person", person) not in design.deviations:
             words += ", who has not voted"

@@ -8,13 +8,14 @@ unknown name), 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
-from rich.markup import escape
+from rich.text import Text
 
 from tastemaker.cli import attack, choose, demo, doctor, gallery, logs, mix, models, pictures, reports, serve  # noqa: F401  each adds its verbs
 from tastemaker.cli.app import app
@@ -37,7 +38,20 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app.meta(sys.argv[1:] if arguments is None else arguments)
     except TastemakerError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _refuse(str(error))
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}; name another place, or make room there")
+    except MemoryError as error:
+        _refuse(f"not enough memory ({error}); take a smaller log, or smaller sizes such as --rank")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse(why: str) -> NoReturn:
+    err.print(Text.assemble(("error:", "bold red"), " ", why), soft_wrap=True)
+    sys.exit(1)

@@ -74,6 +74,8 @@ def choose(
     """
     from tastemaker.choose.retrieve import retrieve
 
+    if votes is not None and not votes.exists():
+        raise DataError("no such file of votes; begin it with `tastemaker vote`", file=votes)
     with working("looking at pictures"):
         pictures, shelf = _shelf(book, encoder)
     person = _personal(votes, user, pictures)
@@ -177,9 +179,10 @@ def _shelf(book: Path | None, encoder: Path | None) -> tuple[Promptbook, Shelf]:
 def _votes(path: Path) -> list[Vote]:
     from tastemaker.choose import ballots
 
-    if not path.exists():
+    told = [ballot.vote for ballot in ballots.read(path)] if path.exists() else []
+    if not told:
         raise DataError("no votes yet; add one with --better A --worse B", file=path)
-    return [ballot.vote for ballot in ballots.read(path)]
+    return told
 
 
 def _ratings(told: list[Vote]) -> Ratings:

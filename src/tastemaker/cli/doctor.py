@@ -20,7 +20,8 @@ def doctor(*, json: Json = False) -> None:
     """What is installed, what this machine has, and whether the parts fit together."""
     parts = {"numpy": "", "scipy": "", "polars": "", "numba": "", "safetensors": "", "cyclopts": "", "rich": ""}
     parts |= {"jinja2": "report", "matplotlib": "report", "torch": "torch"}
-    parts |= dict.fromkeys(("diffusers", "transformers", "peft", "PIL"), "generate")
+    parts |= dict.fromkeys(("diffusers", "transformers", "peft", "accelerate", "PIL"), "generate")
+    parts |= dict.fromkeys(("sqlalchemy", "fastapi", "uvicorn", "python_multipart"), "serve") | {"psycopg": "postgres"}
     rows: list[dict[str, str]] = []
     missing_core = []
     for module, extra in parts.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 from cyclopts import Parameter
 
@@ -84,7 +85,9 @@ def describe(log: Path, *, reading: Reading = READING, json: Json = False) -> No
     if read.scale.signed and len(read):
         facts["share of likes"] = float((read.value > 0).mean())
     if c.TIME in read.events.columns and len(read):
-        times = read.events[c.TIME].cast(pl.Datetime("us"))
+        times = read.events[c.TIME]
+        if np.abs(times.to_numpy()).max() >= 10**14:  # microseconds; below that it is a counter (`read.times`)
+            times = times.cast(pl.Datetime("us"))
         facts["from"], facts["to"] = str(times.min()), str(times.max())
     facts["notes"] = list(read.notes)
     if json:
@@ -94,7 +97,7 @@ def describe(log: Path, *, reading: Reading = READING, json: Json = False) -> No
 
 
 @data_app.command
-def convert(log: Path, folder: Path, *, reading: Reading = READING) -> None:
+def convert(log: Path, folder: Path, *, reading: Reading = READING, json: Json = False) -> None:
     """Write a log in the native format, a folder of Parquet files.
 
     Args:
@@ -103,7 +106,8 @@ def convert(log: Path, folder: Path, *, reading: Reading = READING) -> None:
     """
     read = reading.read(log)
     read.save(folder)
-    out.print(f"{read} -> {folder}")
+    facts = {"events": len(read), "users": read.n_users, "items": read.n_items, "folder": str(folder)}
+    print_json(facts) if json else out.print(f"{read} -> {folder}", soft_wrap=True)
 
 
 @data_app.command(name="split")
@@ -115,6 +119,7 @@ def split_log(
     test: float = 0.2,
     seed: Seed = 0,
     reading: Reading = READING,
+    json: Json = False,
 ) -> None:
     """Cut a log into FOLDER/train and FOLDER/test.
 
@@ -128,7 +133,10 @@ def split_log(
     train, held_out = _split(reading.read(log), how, test, seed)
     train.save(folder / "train")
     held_out.save(folder / "test")
-    out.print(f"train {train}\ntest  {held_out}\n-> {folder}")
+    if json:
+        print_json({"train": len(train), "test": len(held_out), "folder": str(folder)})
+    else:
+        out.print(f"train {train}\ntest  {held_out}\n-> {folder}", soft_wrap=True)
 
 
 @data_app.command

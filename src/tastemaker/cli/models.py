@@ -7,19 +7,27 @@ from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
-from cyclopts import Parameter
+from cyclopts import Parameter, default_name_transform
+from numpy.typing import NDArray
 
 from tastemaker import columns as c
 from tastemaker.cli.app import Json, Seed, app, train_app
 from tastemaker.cli.logs import READING, Reading
-from tastemaker.data import FeedbackLog
+from tastemaker.data import FeedbackLog, Vocabulary
 from tastemaker.debias.rating import GMF
 from tastemaker.debias.robust import DoublyRobust
-from tastemaker.errors import InvalidArgument, UnknownName
+from tastemaker.errors import DataError, InvalidArgument, UnknownId, UnknownName
 from tastemaker.recommend import MODELS
 from tastemaker.recommend import store as model_store
 from tastemaker.recommend.contract import Recommender, State
 from tastemaker.terminal import err, print_facts, print_json, print_table, working
+
+Names = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+
+
+def _option(field: str) -> str:
+    """What `like` and `dislike` of a model weigh; the cuts of a graded log have these names at every verb."""
+    return f"{field}-weight" if field in ("like", "dislike") else default_name_transform(field)
 
 
 def _train_command(model_type: type[Recommender[Any]]) -> Any:
@@ -39,7 +47,7 @@ def _train_command(model_type: type[Recommender[Any]]) -> Any:
     options: dict[str, Any] = {
         "log": Annotated[Path, Parameter(help="File or folder in any known format.")],
         "to": Annotated[Path, Parameter(help="Folder to save the model in.")],
-        "model": Annotated[model_type, Parameter(name="*")],
+        "model": Annotated[model_type, Parameter(name="*", name_transform=_option)],
         "seed": Seed,
         "reading": Reading,
         "json": Json,
@@ -60,7 +68,7 @@ for _kind, _type in KINDS.items():
 def recommend(
     model: Path,
     *,
-    users: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    users: Names | None = None,
     k: Annotated[int, Parameter(name=["--k", "-k"])] = 10,
     exclude: Path | None = None,
     to: Path | None = None,
@@ -79,7 +87,7 @@ def recommend(
     loaded = load_model(model)
     state = loaded.fitted
     ids = state.user_ids
-    rows = np.arange(len(ids)) if users is None else ids.rows(_typed(users, ids.series.dtype))
+    rows = np.arange(len(ids)) if users is None else _known(users, ids)
     seen = None if exclude is None else aligned(reading.read(exclude), state)
     with working("recommending"):
         recs = loaded.recommend(rows, k, exclude=seen)
@@ -99,7 +107,7 @@ def evaluate(
     test: Path,
     *,
     train: Path | None = None,
-    metrics: Annotated[list[str], Parameter(consume_multiple=True)] = ["NDCG@10", "Recall@10", "Dislikes@10"],  # noqa: B006
+    metrics: Names = ["NDCG@10", "Recall@10", "Dislikes@10"],  # noqa: B006
     seed: Seed = 0,
     reading: Reading = READING,
     json: Json = False,
@@ -114,6 +122,8 @@ def evaluate(
     """
     from tastemaker.evaluate import ranking
 
+    if not metrics:
+        raise InvalidArgument("--metrics without a name; expected some, such as NDCG@10")
     held_out = reading.read(test)
     if lists.is_dir():
         loaded = load_model(lists)
@@ -139,22 +149,35 @@ def load_model(folder: Path) -> Recommender[Any]:
 
 def aligned(log: FeedbackLog, state: State) -> FeedbackLog:
     """The log in the model's row numbers; says what had to be left out."""
+    for what, ours, theirs in (("user", state.user_ids, log.user_ids), ("item", state.item_ids, log.item_ids)):
+        mine, given = ours.series.dtype == pl.String, theirs.series.dtype == pl.String
+        if mine != given:
+            words = {True: "text", False: "numbers"}
+            raise DataError(
+                f"{what} ids of this log are {words[given]}, those that the model was fitted on are {words[mine]}; "
+                f"read both alike, with --id-type {'string' if mine else 'int'}, or fit the model on this log"
+            )
     result = log.aligned(state.user_ids, state.item_ids)
     if len(result) < len(log):
         err.print(result.notes[-1])
     return result
 
 
-def _typed(ids: list[str], dtype: pl.DataType) -> list[str] | list[int]:
-    if dtype == pl.String:
-        return ids
+def _known(users: list[str], ids: Vocabulary) -> NDArray[np.int32]:
+    """Rows of these people. Raises UnknownId for those the model was not fitted on."""
     try:
-        return [int(i) for i in ids]
+        typed = users if ids.series.dtype == pl.String else [int(one) for one in users]
     except ValueError as error:
-        raise InvalidArgument(f"user ids {ids}; this model's user ids are integers") from error
+        raise InvalidArgument(f"user ids {users}; this model's user ids are integers") from error
+    rows = ids.find(typed)
+    if (rows < 0).any():
+        strange = [one for one, row in zip(users, rows, strict=True) if row < 0]
+        raise UnknownId(f"the model has not met {', '.join(strange[:5])}; it was fitted on {len(ids):,} people")
+    return rows
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         table.write_parquet(path)
     elif path.suffix == ".csv":

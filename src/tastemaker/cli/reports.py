@@ -32,7 +32,8 @@ def report(
     Args:
         log: File or folder in any known format; without one, a world with planted taste is built.
         to: Where to write the HTML page.
-        how: How to split; time where events have times, otherwise a share of each user's events.
+        how: How to split: the latest events, a share of each user's events (when not given), or what was shown at
+            random.
         test: Share of events for test.
         k: Items a person.
         rank: Factors of the matrix factorisation.
@@ -40,6 +41,7 @@ def report(
     from tastemaker import report as reports
 
     command = "tastemaker " + shlex.join(sys.argv[1:])
+    to.parent.mkdir(parents=True, exist_ok=True)
     with working("working") as say:
         made = reports.make(
             None if log is None else reading.read(log),
@@ -52,7 +54,9 @@ def report(
     else:
         for title, table in made.tables():
             print_table(title, table)
-        out.print("\n± is half a 95 % interval; Factors (+) was told of likes only, Factors (±) of dislikes too.")
+        told = "Factors (+) was told of likes only, Factors (±) of dislikes too."
+        one_sided = "train holds likes alone, or dislikes alone, so nothing here says what dislikes add."
+        out.print(f"\n± is half a 95 % interval; {told if made.verdicts else one_sided}")
         for verdict in made.verdicts:
             out.print(verdict)
     err.print(f"report: {to.resolve()}", soft_wrap=True)
@@ -94,7 +98,7 @@ def debias(
             how=how, test=test, k=k, rank=rank, seed=seed, say=say,
         )  # fmt: skip
     for warning in made.warnings:
-        err.print(f"[bold yellow]note:[/] {warning}", highlight=False)
+        err.print(f"note: {warning}", highlight=False)
     if json:
         print_json({"facts": made.facts, "warnings": made.warnings, "verdicts": made.verdicts, "figures": made.figures})
         return

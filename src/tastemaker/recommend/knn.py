@@ -1,18 +1,21 @@
-"""ItemKNN and UserKNN on signed feedback: cosine neighbours with shrinkage, dislikes as negative numbers.
+"""ItemKNN and UserKNN on signed feedback: neighbours by cosine or Jaccard with shrinkage, dislikes as negative numbers.
 
-    similarity(a, b) = <x_a, x_b> / (|x_a| |x_b| + shrink)
+    cosine(a, b) = <x_a, x_b> / (|x_a| |x_b| + shrink)
+    jaccard(a, b) = (agreements - disagreements) / (in a or in b + shrink)
 
-where x holds +1 / -1 (graded logs: the value minus the person's mean), summed over a pair's events. Neighbours are
-those with the largest *absolute* similarity: on signed data "liked by those who dislike this one" is evidence too.
-Everything counts as its own neighbour with similarity 1, so that what a person said about an item also counts for the
-item itself.
+where x holds +1 / -1 (graded logs: the value minus the person's mean), summed over a pair's events. Jaccard looks at
+the signs of x alone; on likes it is the share of what either has that both have. Neighbours are those with the largest
+*absolute* similarity: on signed data "liked by those who dislike this one" is evidence too. Everything counts as its
+own neighbour with similarity 1, so that what a person said about an item also counts for the item itself.
+
+Who has said nothing has no neighbours. They get what is popular: the sum of x over the people of the fit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -20,10 +23,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from tastemaker.data.feedback import FeedbackLog
-from tastemaker.errors import InvalidArgument
+from tastemaker.errors import InvalidArgument, UnknownName
 from tastemaker.recommend.contract import Recommender, State, item_rows
 from tastemaker.recommend.topk import top_k_of
 
+Similarity = Literal["cosine", "jaccard"]
 _ROWS = 256  # rows of the similarity matrix that are dense at once
 
 
@@ -32,11 +36,12 @@ class NeighbourState(State):
     """history: (n_users, n_items) what each user said, float32 CSR.
 
     links: ItemKNN: (n_items, n_items) similarities to each item's neighbours; UserKNN: (n_fitted_users, n_items) the
-    histories among which neighbours are sought.
+    histories among which neighbours are sought. popularity: (n_items,) score of each item for who has no history.
     """
 
     history: sparse.csr_matrix
     links: sparse.csr_matrix
+    popularity: NDArray[np.float32]
 
 
 @dataclass
@@ -46,6 +51,7 @@ class ItemKNN(Recommender[NeighbourState]):
     Attributes:
         neighbours: how many other items each item is linked to.
         shrink: pulls similarities that rest on little evidence towards 0.
+        similarity: 'cosine', or 'jaccard', which looks at likes and dislikes and not at how strong they are.
     """
 
     state_type: ClassVar[type[State]] = NeighbourState
@@ -53,22 +59,24 @@ class ItemKNN(Recommender[NeighbourState]):
 
     neighbours: int = 100
     shrink: float = 10.0
+    similarity: Similarity = "cosine"
 
     def _learn(self, log: FeedbackLog, weight: NDArray[np.float64], rng: np.random.Generator) -> NeighbourState:
-        _check(self.neighbours, self.shrink)
+        _check(self)
         history = preferences(log, weight)
-        columns = history.T.tocsr()
-        norms = _norms(columns)
+        columns = _compared(history.T.tocsr(), self.similarity)
         parts = []
         for start in range(0, log.n_items, _ROWS):
             rows = np.arange(start, min(start + _ROWS, log.n_items))
-            block = _similarity(columns[rows], norms[rows], columns, norms, self.shrink)
+            block = _similarity(columns[rows], columns, self.similarity, self.shrink)
             parts.append(_strongest(block, self.neighbours, but=rows))
         links = sparse.vstack(parts, format="csr") + sparse.identity(log.n_items, np.float32, format="csr")
-        return NeighbourState(log.user_ids, log.item_ids, history, sparse.csr_matrix(links))
+        return NeighbourState(log.user_ids, log.item_ids, history, sparse.csr_matrix(links), _popularity(history))
 
     def _score_rows(self, state: NeighbourState, users: NDArray[np.int32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = (state.history[users] @ state.links).toarray()
+        own = state.history[users]
+        scores: NDArray[np.float32] = (own @ state.links).toarray()
+        scores[own.getnnz(axis=1) == 0] = state.popularity
         return scores
 
     def _fold_in(self, state: NeighbourState, log: FeedbackLog, weight: NDArray[np.float64]) -> NeighbourState:
@@ -91,6 +99,7 @@ class UserKNN(Recommender[NeighbourState]):
     Attributes:
         neighbours: how many other people count.
         shrink: pulls similarities that rest on little evidence towards 0.
+        similarity: 'cosine', or 'jaccard', which looks at likes and dislikes and not at how strong they are.
     """
 
     state_type: ClassVar[type[State]] = NeighbourState
@@ -98,21 +107,23 @@ class UserKNN(Recommender[NeighbourState]):
 
     neighbours: int = 100
     shrink: float = 10.0
+    similarity: Similarity = "cosine"
 
     def _learn(self, log: FeedbackLog, weight: NDArray[np.float64], rng: np.random.Generator) -> NeighbourState:
-        _check(self.neighbours, self.shrink)
+        _check(self)
         history = preferences(log, weight)
-        return NeighbourState(log.user_ids, log.item_ids, history, history)
+        return NeighbourState(log.user_ids, log.item_ids, history, history, _popularity(history))
 
     def _score_rows(self, state: NeighbourState, users: NDArray[np.int32]) -> NDArray[np.float32]:
         own = state.history[users]
-        norms = _norms(state.links)
+        ours, theirs = _compared(own, self.similarity), _compared(state.links, self.similarity)
         scores = np.empty(own.shape, np.float32)
         for start in range(0, len(users), _ROWS):
             at = slice(start, min(start + _ROWS, len(users)))
-            block = _similarity(own[at], _norms(own[at]), state.links, norms, self.shrink)
+            block = _similarity(ours[at], theirs, self.similarity, self.shrink)
             near = _strongest(block, self.neighbours, but=users[at])
             scores[at] = (near @ state.links + own[at]).toarray()
+        scores[own.getnnz(axis=1) == 0] = state.popularity
         return scores
 
     def _fold_in(self, state: NeighbourState, log: FeedbackLog, weight: NDArray[np.float64]) -> NeighbourState:
@@ -158,19 +169,30 @@ def similar_table(rows: NDArray[np.int32], found: NDArray[np.int32], scores: NDA
     return table.filter((pl.col("similar") >= 0) & pl.col("score").is_finite())
 
 
-def _similarity(
-    a: sparse.csr_matrix, norm_a: NDArray[np.float32], b: sparse.csr_matrix, norm_b: NDArray[np.float32], shrink: float
-) -> NDArray[np.float32]:
+def _similarity(a: sparse.csr_matrix, b: sparse.csr_matrix, kind: Similarity, shrink: float) -> NDArray[np.float32]:
     """Dense (len(a), len(b)) similarities. Rows without history have similarity 0 to everything, also at shrink 0."""
-    below = np.multiply.outer(norm_a, norm_b) + np.float32(shrink)
+    if kind == "jaccard":
+        below = np.add.outer(a.getnnz(axis=1), b.getnnz(axis=1)) - (abs(a) @ abs(b).T).toarray()
+        below = (below + shrink).astype(np.float32)
+    else:
+        below = np.multiply.outer(_norms(a), _norms(b)) + np.float32(shrink)
     product: NDArray[np.float32] = (a @ b.T).toarray()
     below[below <= 0] = 1.0
     product /= below
     return product
 
 
+def _compared(matrix: sparse.csr_matrix, kind: Similarity) -> sparse.csr_matrix:
+    """What of histories is compared: all of it, or the signs."""
+    return matrix.sign() if kind == "jaccard" else matrix
+
+
 def _norms(matrix: sparse.csr_matrix) -> NDArray[np.float32]:
     return np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1), np.float64).ravel()).astype(np.float32)
+
+
+def _popularity(history: sparse.csr_matrix) -> NDArray[np.float32]:
+    return np.asarray(history.sum(axis=0), np.float32).ravel()
 
 
 def _refreshed(state: NeighbourState, log: FeedbackLog, weight: NDArray[np.float64]) -> NeighbourState:
@@ -185,6 +207,10 @@ def _refreshed(state: NeighbourState, log: FeedbackLog, weight: NDArray[np.float
     return dataclasses.replace(state, user_ids=log.user_ids, history=history.astype(np.float32))
 
 
-def _check(neighbours: int, shrink: float) -> None:
-    if neighbours < 1 or shrink < 0:
-        raise InvalidArgument(f"neighbours={neighbours}, shrink={shrink:g}; expected neighbours >= 1 and shrink >= 0")
+def _check(model: ItemKNN | UserKNN) -> None:
+    if model.neighbours < 1 or not model.shrink >= 0:
+        raise InvalidArgument(
+            f"neighbours={model.neighbours}, shrink={model.shrink:g}; expected neighbours >= 1 and shrink >= 0"
+        )
+    if model.similarity not in get_args(Similarity):
+        raise UnknownName("similarity", model.similarity, get_args(Similarity))

@@ -33,6 +33,8 @@ R = TypeVar("R", bound=Recommender[Any])
 def save(model: Recommender[Any], folder: str | Path) -> None:
     """Write a fitted model; raises NotFitted before fit."""
     folder, state = Path(folder), model.fitted
+    if folder.exists() and not folder.is_dir():
+        raise DataError("is a file; a model is saved in a folder, name one", file=folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {}
     numbers: dict[str, float | int | bool | str | None] = {}
@@ -58,7 +60,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     try:
         text: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = (text["format"], text["version"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError("no model.json; expected a folder written by save()", file=folder) from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise DataError(f"not readable ({error})", file=path) from error
