@@ -132,6 +132,30 @@ def test_mix_writes_cocktails_sheet_and_numbers(capsys: pytest.CaptureFixture[st
     assert abs(one - other).max() <= 1
 
 
+def test_styles_share_one_picture_by_region(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    asked = ("mix", "photo.png", "--content", "models/sd1", "--prompt", "a cat", *QUICK)
+    asked = (*asked, "--style", "models/sd1-style", "models/sd1", "--region", "left", "right")
+    (row,) = output(capsys, *asked)["mixes"]
+    recipe = read_recipe(row["file"])
+    assert recipe.cocktail["regions"] == ("left", "right")
+    assert output(capsys, "recipe", row["file"], "--again", "--device", "cpu")["difference"] == 0
+    assert "cannot be bracketed" in refused(capsys, *asked, "--structure", 5)[1]
+    assert "and no shares" in refused(capsys, *asked, "--gamma", 0.5)[1]
+    assert "3 regions, 2 styles" in refused(capsys, *asked, "--region", "top")[1]
+
+
+def test_several_pictures_are_mixed_as_a_collage(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    how = ("--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "two cats", *QUICK)
+    made = output(capsys, "mix", "photo.png", "photo.png", "--collage", "column", *how)["mixes"]
+    recipe = read_recipe(made[0]["file"])
+    assert recipe.picture is not None
+    assert read_picture(recipe.picture.name).size == (64, 64)
+    assert output(capsys, "recipe", made[0]["file"], "--again", "--device", "cpu")["difference"] == 0
+    for given, said in ((["photo.png"] * 2, "2 pictures; expected one"), (["--collage", "row"], "0 pictures")):
+        assert said in refused(capsys, "mix", *given, *how)[1]
+    assert "No such file" in refused(capsys, "mix", "photo.png", "none.png", "--collage", "row", *how)[1]
+
+
 def test_alpha_is_searched_for_a_structure(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     asked = ("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK)
     kept = [output(capsys, *asked, "--alpha", alpha)["mixes"][0]["structure kept"] for alpha in (0, 8)]

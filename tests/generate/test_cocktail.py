@@ -22,7 +22,7 @@ from tastemaker.generate.inject import Injection
 from tastemaker.generate.invert import Cache, Inversion, invert
 from tastemaker.generate.load import load, wear
 from tastemaker.generate.mix_weights import mix_weights
-from tastemaker.generate.variations import auto_alpha, collage, transfer_matrix
+from tastemaker.generate.variations import auto_alpha, collage, laid_out, transfer_matrix
 from tests.generate import tiny
 
 Models = Callable[[str], StableDiffusion]
@@ -292,6 +292,19 @@ def test_collage() -> None:
     for box in ((0, 0, 21, 5), (5, 0, 5, 5), (-1, 0, 5, 5)):
         with pytest.raises(InvalidArgument, match="all inside"):
             collage([(red, box)], (20, 20))
+
+
+def test_pictures_are_laid_out_whole_in_equal_cells() -> None:
+    square, wide, line = (Image.new("RGB", size, "red") for size in ((20, 20), (10, 5), (1, 500)))
+    sizes = {form: laid_out([square] * 5, form).size for form in ("row", "column", "grid")}
+    assert sizes == {"row": (100, 20), "column": (20, 100), "grid": (60, 40)}
+    cell = np.asarray(laid_out([square, wide], "row"))[:, 20:]
+    assert (cell == 255).all(-1).sum() == cell[..., 0].size / 2  # half of the second cell stays white
+    assert (cell[5:15] == (255, 0, 0)).all()
+    assert laid_out([square, line], "column").getpixel((9, 30)) == (255, 0, 0)
+    assert laid_out([Image.new("RGB", (3000, 1500))] * 2, "row").size == (2048, 512)
+    with pytest.raises(InvalidArgument, match="no pictures"):
+        laid_out([], "grid")
 
 
 def test_weights_mixed(models: Models) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tastemaker.errors import DataError, InvalidArgument, TastemakerError
+from tastemaker.errors import DataError, InvalidArgument, TastemakerError, UnknownName
 from tastemaker.generate.cocktail import cocktail
 from tastemaker.generate.grid import Loading
 from tastemaker.generate.inject import Injection
@@ -56,6 +57,53 @@ def test_mixing_a_recipe_is_the_cocktail_of_its_settings(folder: Path) -> None:
     assert [style_name(one.recipe) for one in mixed] == [str(folder / name) for name in ("sd1-style", "sd1")]
     read = Recipe.from_json(recipes[0].to_json())
     assert difference(redraw(read, CPU), mixed[0].picture) == 0
+
+
+def test_each_style_draws_its_region_and_the_recipe_says_which(folder: Path) -> None:
+    ramp = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (16, 1))
+    masks = [folder / name for name in ("rising.png", "falling.png")]
+    for mask, values in zip(masks, (ramp, 255 - ramp), strict=True):
+        Image.fromarray(values).save(mask)
+    styles = ("sd1-style", "sd1")
+    for regions in (["left", "right"], masks):
+        (recipe,) = ordered(folder, *styles, regions=regions)
+        read = Recipe.from_json(recipe.to_json())
+        assert read == recipe
+        with Image.open(folder / "photo.png") as photo:
+            direct = cocktail(
+                photo, content=folder / "sd1", style=[folder / name for name in styles], prompt="a red apple",
+                settings=SETTINGS, regions=regions if regions != masks else [
+                    torch.from_numpy(values.astype(np.float32) / 255) for values in (ramp, 255 - ramp)
+                ],
+            )  # fmt: skip
+        (mixed,) = mix([read], CPU)
+        assert difference(mixed.picture, direct.picture) == 0
+        assert difference(redraw(read, CPU), mixed.picture) == 0
+    plain = [one.cocktail for one in ordered(folder, *styles)]
+    assert all("regions" not in held for held in plain)  # so that digests stay what they were
+    Image.fromarray(ramp // 2).save(masks[0])
+    with pytest.raises(DataError, match="has changed since"):
+        next(mix([read], CPU))
+    lost = {**recipe.cocktail, "region_hashes": (None,)}
+    with pytest.raises(DataError, match="2 regions and 1 region_hashes"):
+        next(mix([replace(recipe, cocktail=lost)], CPU))
+
+
+def test_regions_that_cannot_be_are_refused(folder: Path) -> None:
+    both = ("sd1-style", "sd1")
+    (folder / "torn.png").write_bytes((folder / "photo.png").read_bytes()[:200])
+    for options, error, said in (
+        ({"regions": ["left"]}, InvalidArgument, "1 regions, 2 styles and 0 shares"),
+        ({"regions": ["left", "right"], "shares": (0.5,)}, InvalidArgument, "and no shares"),
+        ({"regions": ["left", "rihgt"]}, UnknownName, "did you mean 'right'"),
+        ({"regions": ["left", folder / "torn.png"]}, DataError, "damaged or truncated"),
+    ):
+        with pytest.raises(error, match=said):
+            ordered(folder, *both, **options)
+    with pytest.raises(InvalidArgument, match="do not share latents"):
+        next(mix(ordered(folder, "sd1", "eight-channels", regions=["left", "right"]), CPU))
+    with pytest.raises(InvalidArgument, match="a part of the picture to no style"):
+        next(mix(ordered(folder, *both, regions=["left", "top"]), CPU))
 
 
 def test_what_a_recipe_cannot_hold_is_refused(folder: Path) -> None:

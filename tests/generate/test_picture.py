@@ -195,7 +195,10 @@ for name in ("new.png", "old.png"):
     assert (tmp_path / "old.png").read_bytes() == before
 
 
-SETTINGS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+SETTINGS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+    | st.lists(st.none() | st.text(), max_size=3).map(tuple)
+)  # fmt: skip
 
 
 @given(st.text(), st.integers(0, 2**63), st.floats(0, 1e9), st.dictionaries(st.text(), SETTINGS, max_size=4))

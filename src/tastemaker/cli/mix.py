@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,11 +13,13 @@ from cyclopts import Parameter
 
 from tastemaker.cli.app import Json, app
 from tastemaker.cli.pictures import MACHINE, Machine, Models, scaled
+from tastemaker.errors import InvalidArgument
 from tastemaker.terminal import counting, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from tastemaker.generate.orders import Mixed
     from tastemaker.generate.settings import Settings
+    from tastemaker.generate.variations import Form
 
 Preset = Literal["default", "cli", "batch", "huggingface", "extension", "comfyui"]
 Floats = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
@@ -23,8 +27,7 @@ Floats = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
 
 @app.command
 def mix(
-    picture: Path,
-    *,
+    *pictures: Path,
     content: str,
     style: Models,
     prompt: str,
@@ -39,6 +42,8 @@ def mix(
     resnet: float | None = None,
     inversion: Literal["ddim", "fixed-point", "bdia", "edict"] | None = None,
     mask: str | None = None,
+    region: Models = [],  # noqa: B006
+    collage: Literal["row", "column", "grid"] | None = None,
     gamma: Floats = [],  # noqa: B006
     structure: float | None = None,
     lora: Models = [],  # noqa: B006
@@ -58,19 +63,22 @@ def mix(
     for embedded models).
 
         mix apple.png --content zoo/base --style zoo/ink --prompt "an apple"
-        mix photo.jpg --content sd15/ --style models/* --prompt "a dog" \
+        mix photo.jpg --content sd15/ --style models/* --prompt "a dog" \\
             --alpha 3 --beta 0.5 --guidance 15
-        mix a.png --content zoo/base --style zoo/ink zoo/neon --gamma 0.3 0.7 \
+        mix a.png --content zoo/base --style zoo/ink zoo/neon --gamma 0.3 0.7 \\
             --prompt "an apple"
-
-        mix a.png --content zoo/base --style zoo/neon --structure 0.7 \
+        mix a.png --content zoo/base --style zoo/neon --structure 0.7 \\
             --prompt "an apple"
+        mix a.png --content zoo/base --style zoo/ink zoo/neon \\
+            --region left right --prompt "an apple"
+        mix a.png b.png --collage row --content zoo/base --style zoo/ink \\
+            --prompt "an apple and a pear"
 
     More structure: a larger --alpha, --attention or --resnet. More style:
     smaller ones. There is no seed: the start is the picture, not noise.
 
     Args:
-        picture: The .png, .jpg or .webp to start from.
+        pictures: The .png, .jpg or .webp to start from; several with --collage.
         content: Model that reads the picture: the one that drew it, or one whose pictures look like it.
         style: Models to draw it anew; several give a picture each. zoo/NAME, paths or patterns.
         prompt: What the picture shows.
@@ -85,6 +93,9 @@ def mix(
         resnet: Share of the steps in which residual features are injected, 0 to 1.
         inversion: How the picture is read: ddim is the published way, the others come back nearer.
         mask: left, right, top, bottom, or a picture: white keeps the source's structure, black is free.
+        region: One a style, in their order: left, right, top, bottom, or a picture that is white where the style draws;
+            one picture of all styles then.
+        collage: Lay several pictures out as one, in equal cells of the first one's shape; it is written to the folder.
         gamma: Mix the weights of exactly two styles: share of the second; several give a picture each.
         structure: Structure to keep, 0 to 1: alpha is searched until each style keeps that much.
         lora: LoRAs on the styles: FILE, FILE:SCALE or zoo/NAME:SCALE.
@@ -102,6 +113,7 @@ def mix(
         {"attention": attention, "convolution": resnet},
         inversion,
     )
+    picture = _source(pictures, collage, to)
     recipes = orders.order(
         picture,
         content=content,
@@ -110,6 +122,7 @@ def mix(
         inversion_prompt=inversion_prompt,
         settings=settings,
         mask=mask,
+        regions=region,
         shares=gamma,
         loras=scaled(lora),
         triggers=trigger,
@@ -194,6 +207,23 @@ def _changed(settings: Settings, values: dict[str, Any], injection: dict[str, An
         inversion=replace(settings.inversion, **given({"kind": inversion})),
         **given(values),
     )
+
+
+def _source(pictures: Sequence[Path], form: Form | None, folder: Path) -> Path:
+    """The one picture to start from; of several their collage, as a file, since a recipe names its source."""
+    from tastemaker.generate.grid import slug
+    from tastemaker.generate.picture import read_picture, write_picture
+    from tastemaker.generate.variations import laid_out
+
+    if form is None and len(pictures) == 1:
+        return pictures[0]
+    if form is None or not pictures:
+        raise InvalidArgument(
+            f"{len(pictures)} pictures; expected one before --content, or several and --collage row, column or grid"
+        )
+    image = laid_out([read_picture(picture) for picture in pictures], form)
+    digest = sha256(image.tobytes()).hexdigest()[:10]
+    return write_picture(image, folder / f"{slug(pictures[0].stem)}-{form}-{digest}.png")
 
 
 def _write(one: Mixed, picture: Path, folder: Path) -> Path:

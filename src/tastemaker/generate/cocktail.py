@@ -110,7 +110,7 @@ def cocktail(
     before = [before] * len(pictures) if isinstance(before, str) else list(before)
     check_inputs(pictures, prompts, before)
     source = as_model(content)
-    styles = [as_model(one) for one in ([style] if isinstance(style, Denoiser | str | Path) else style)]
+    styles = as_models(style)
     times = common_times(source, styles, settings)
     _check_regions(regions, styles)
     negative = settings.negative if negative is None else negative
@@ -157,6 +157,10 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 def as_model(given: Model) -> Denoiser:
     return load(given) if isinstance(given, str | Path) else given
+
+
+def as_models(given: Model | Sequence[Model]) -> list[Denoiser]:
+    return [as_model(one) for one in ([given] if isinstance(given, Denoiser | str | Path) else given)]
 
 
 def check_inputs(pictures: Sequence[Image.Image], prompts: Sequence[str], before: Sequence[str]) -> None:

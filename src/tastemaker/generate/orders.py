@@ -1,7 +1,8 @@
 """Cocktails with everything written down: recipes first, then the pictures they ask for.
 
-`order` turns a picture, a content model and styles into one recipe a style (or a share of two styles); `mix` makes what
-recipes ask for, with one inversion for all, and says how it went. Drawing a cocktail again is `mix` on its recipe.
+`order` turns a picture, a content model and styles into one recipe a style, one a share of two styles, or one for all
+where each draws a region; `mix` makes what recipes ask for, with one inversion for all, and says how it went. Drawing a
+cocktail again is `mix` on its recipe.
 
 The numbers, each between a picture and its source as the content model saw it:
 - round trip: the inversion sampled back by the content model, relative error of the latents; what is lost before any
@@ -69,34 +70,45 @@ def order(
     inversion_prompt: str | None = None,
     settings: Settings = DEFAULT,
     mask: str | Path | None = None,
+    regions: Sequence[str | Path] = (),
     shares: Sequence[float] = (),
     loras: Sequence[tuple[str, float]] = (),
     triggers: bool = True,
 ) -> tuple[Recipe, ...]:
     """A recipe for each style, or with `shares` (of the second of two styles, weights mixed) one for each share.
 
+    With `regions` one recipe, in whose picture each style draws its region.
+
     Args:
         inversion_prompt: What the content model is told; the prompt without trigger words when None.
         mask: left, right, top or bottom, or a picture: white takes the source's structure, black is free. It stands in
             for the mask of `settings`.
+        regions: One a style, in their order, as `mask`: where it draws; where they overlap the styles share.
         loras: On the styles; the content model wears none.
 
     Raises:
-        InvalidArgument: no style, shares without exactly two styles, settings a recipe cannot hold.
+        InvalidArgument: no style, shares without exactly two styles, not one region a style, both shares and regions,
+            settings a recipe cannot hold.
         DataError, UnknownName: a file or model that is not there.
     """
     if shares and len(styles) != 2:
         raise InvalidArgument(f"shares (gamma) mix two styles into one; {len(styles)} given")
+    if regions and (shares or len(regions) != len(styles)):
+        raise InvalidArgument(
+            f"{len(regions)} regions, {len(styles)} styles and {len(shares)} shares (gamma); expected one region a "
+            "style, in the order of the styles, and no shares"
+        )
     if settings.injection.layers is not None or settings.injection.mask is not None:
         raise InvalidArgument("a recipe holds no shares by layer and no mask as an array; give the mask as a file")
-    if mask is not None and mask not in HALVES and not Path(mask).exists():
-        raise UnknownName("mask (a picture, or a half of one)", str(mask), HALVES)
+    for given in (*([] if mask is None else [mask]), *regions):
+        if given not in HALVES and not Path(given).exists():
+            raise UnknownName("mask (a picture, or a half of one)", str(given), HALVES)
     parts = [Part(name, zoo.fingerprint(zoo.resolve(name))) for name in styles]
     if shares:
         pairs = [(replace(parts[0], scale=1 - share), replace(parts[1], scale=share)) for share in shares]
         models: list[tuple[Part, ...]] = [tuple(part for part in pair if part.scale) for pair in pairs]
     else:
-        models = [(part,) for part in parts]
+        models = [tuple(parts)] if regions else [(part,) for part in parts]
     worn = tuple(Part(name, zoo.fingerprint(zoo.resolve(name, "lora")), scale) for name, scale in loras)
     recipes = []
     for several in models:
@@ -115,7 +127,7 @@ def order(
                 guidance=settings.guidance,
                 picture=Part(str(picture), _hash(Path(picture))),
                 content=Part(content, zoo.fingerprint(zoo.resolve(content))),
-                cocktail=_held(settings, mask, inversion_prompt or before),
+                cocktail=_held(settings, mask, regions, inversion_prompt or before),
             )
         )
     if not recipes:
@@ -141,13 +153,14 @@ def mix(
         name = style_name(recipe)
         held = record.read(_Held, json.dumps(dict(recipe.cocktail)), "recipe's cocktail")
         say(done, len(recipes), f"loading {name}")
-        with _style(recipe, loading) as style:
+        with _styles(recipe, held, loading) as styles:
             made = cocktail(
                 picture,
                 content=content,
-                style=style,
+                style=styles,
                 prompt=recipe.prompt,
                 inversion_prompt=held.inversion_prompt,
+                regions=_regions(held),
                 settings=_settings(recipe, held),
                 cache=cache,
                 on_step=lambda what, step, steps, done=done, name=name: say(  # type: ignore[misc]
@@ -176,18 +189,19 @@ def keeping(
             raise DataError("no recipe of a cocktail: it names no picture and no content model")
         held = record.read(_Held, json.dumps(dict(recipe.cocktail)), "recipe's cocktail")
         say(done, len(recipes), f"searching alpha for {style_name(recipe)}")
-        with _style(recipe, loading) as style:
+        with _styles(recipe, held, loading) as styles:
             alpha, _ = auto_alpha(
                 read_picture(_unchanged(recipe.picture)),
                 content=loading.load(zoo.resolve(recipe.content.name), ()),
-                style=style,
+                style=styles,
                 prompt=recipe.prompt,
                 inversion_prompt=held.inversion_prompt,
+                regions=_regions(held),
                 target=1 - structure,
                 distance=lambda one, other: 1 - float(edge_structure([one], [other]).values[0]),
                 settings=_settings(recipe, held),
             )
-        found.append(replace(recipe, cocktail=record.values(replace(held, alpha=alpha))))
+        found.append(replace(recipe, cocktail=replace(held, alpha=alpha).values()))
     return tuple(found)
 
 
@@ -219,19 +233,32 @@ class _Held:
     side: int | None
     even: bool
     inversion_prompt: str
+    regions: tuple[str, ...] = ()
+    region_hashes: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.regions) != len(self.region_hashes):
+            counts = f"{len(self.regions)} regions and {len(self.region_hashes)} region_hashes"
+            raise DataError(f"the recipe's cocktail has {counts}; expected a hash a region, null for a half")
+
+    def values(self) -> dict[str, Setting]:
+        """Without regions as from before there were any, so that such recipes keep their digests."""
+        return {name: value for name, value in record.values(self).items() if value != ()}
 
 
-def _held(settings: Settings, mask: str | Path | None, inversion_prompt: str) -> dict[str, Setting]:
-    file = None if mask is None or mask in HALVES else Path(mask)
+def _held(
+    settings: Settings, mask: str | Path | None, regions: Sequence[str | Path], inversion_prompt: str
+) -> dict[str, Setting]:
     injection, inversion = settings.injection, settings.inversion
     held = _Held(
         settings.alpha, settings.beta, settings.sampling_steps,
         injection.attention, injection.convolution, None if mask is None else str(mask),
-        None if file is None else _hash(file),
+        _mask_hash(mask),
         inversion.kind, inversion.iterations, inversion.gamma, inversion.mix,
         settings.prompt_by, settings.side, settings.even, inversion_prompt,
+        tuple(map(str, regions)), tuple(map(_mask_hash, regions)),
     )  # fmt: skip
-    return record.values(held)
+    return held.values()
 
 
 def _settings(recipe: Recipe, held: _Held) -> Settings:
@@ -250,11 +277,19 @@ def _settings(recipe: Recipe, held: _Held) -> Settings:
     )
 
 
+def _regions(held: _Held) -> list[Mask] | None:
+    return [_mask(name, digest) for name, digest in zip(held.regions, held.region_hashes, strict=True)] or None
+
+
 def _mask(name: str | None, digest: str | None) -> Mask:
     if name is None or digest is None:
         return name  # type: ignore[return-value]  # Injection checks it
     grey = read_picture(_unchanged(Part(name, digest))).convert("L")
     return torch.from_numpy(np.asarray(grey, np.float32) / 255)
+
+
+def _mask_hash(mask: str | Path | None) -> str | None:
+    return None if mask is None or mask in HALVES else _hash(Path(mask))
 
 
 def _hash(path: Path) -> str:
@@ -270,13 +305,14 @@ def _unchanged(part: Part) -> Path:
 
 
 @contextlib.contextmanager
-def _style(recipe: Recipe, loading: Loading) -> Iterator[StableDiffusion]:
-    """The style model of a recipe: one, or several mixed by weight, with its LoRAs on."""
+def _styles(recipe: Recipe, held: _Held, loading: Loading) -> Iterator[list[StableDiffusion]]:
+    """The styles of a recipe with its LoRAs on: one a region, or a single one, which may be several mixed by weight."""
     loras = [(zoo.resolve(part.name, "lora"), part.scale) for part in recipe.loras]
     models = [loading.load(zoo.resolve(part.name), ()) for part in recipe.models]
-    model = models[0] if len(models) == 1 else mix_weights(models, [part.scale for part in recipe.models])
-    with wear(model, loras) as style:
-        yield style
+    if len(models) > 1 and not held.regions:
+        models = [mix_weights(models, [part.scale for part in recipe.models])]
+    with contextlib.ExitStack() as worn:
+        yield [worn.enter_context(wear(model, loras)) for model in models]
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

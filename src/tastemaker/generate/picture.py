@@ -40,7 +40,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 CHUNK = "tastemaker"
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad bytes
 
-Setting = float | int | str | bool | None
+Setting = float | int | str | bool | None | tuple[str | None, ...]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def _object(kind: Any, given: object, what: str) -> Any:
 def _value(kind: Any, given: Any, what: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        kind = next((a for a in arguments if type(given) is a), arguments[0])
+        kind = next((a for a in arguments if type(given) is (list if get_origin(a) is tuple else a)), arguments[0])
         return _value(kind, given, what)
     if kind is type(given) and (kind is not float or math.isfinite(given)):  # 1e999 is an infinity
         return given

@@ -1,4 +1,4 @@
-"""More from the cocktail: every content in every style, a collage as content, and alpha chosen by structure.
+"""More from the cocktail: every content in every style, collages as content, and alpha chosen by structure.
 
 The paper (arXiv 2312.08873) counts m models as m x m pictures of one prompt, and harmonises hand-made collages by
 simply inverting them. `auto_alpha` turns its advice, that larger alpha keeps more structure, into a search.
@@ -6,8 +6,10 @@ simply inverting them. `auto_alpha` turns its advice, that larger alpha keeps mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from PIL import Image
 
@@ -16,6 +18,7 @@ from tastemaker.generate.cocktail import (
     Cocktail,
     Model,
     as_model,
+    as_models,
     check_inputs,
     cocktail,
     common_times,
@@ -23,11 +26,15 @@ from tastemaker.generate.cocktail import (
     to_tensor,
 )
 from tastemaker.generate.draw import draw, refuse_blank, to_images
+from tastemaker.generate.inject import Mask
 from tastemaker.generate.invert import Cache, invert
 from tastemaker.generate.mixer import Mixer, drawn, said, stacked
 from tastemaker.generate.settings import DEFAULT, Settings
+from tastemaker.generate.sheet import thumbnail
 
 Box = tuple[int, int, int, int]
+Form = Literal["row", "column", "grid"]
+CELL = 1024  # the most pixels a side of one picture among several; models draw no larger
 
 
 def transfer_matrix(
@@ -76,11 +83,12 @@ def auto_alpha(
     picture: Image.Image,
     *,
     content: Model,
-    style: Model,
+    style: Model | Sequence[Model],
     prompt: str,
     target: float,
     distance: Callable[[Image.Image, Image.Image], float],
     inversion_prompt: str | None = None,
+    regions: Sequence[Mask] | None = None,
     low: float = 0.0,
     high: float = 8.0,
     rounds: int = 6,
@@ -93,20 +101,22 @@ def auto_alpha(
     Args:
         distance: of (source, result), falling as alpha grows, such as `evaluate.images` has.
         inversion_prompt: what the content model is told; the prompt when None.
+        regions: of several styles, where each draws, as `cocktail` takes them.
         rounds: halvings of the interval; it ends earlier within `tolerance` of the target.
 
     Raises:
         InvalidArgument: a target that is not between the distances at `low` and `high`; the message has both.
     """
-    source, target_model, cache = as_model(content), as_model(style), cache or Cache()
+    source, styles, cache = as_model(content), as_models(style), cache or Cache()
 
     def at(alpha: float) -> tuple[float, Cocktail]:
         made = cocktail(
             picture,
             content=source,
-            style=target_model,
+            style=styles,
             prompt=prompt,
             inversion_prompt=inversion_prompt,
+            regions=regions,
             settings=replace(settings, alpha=alpha),
             round_trip=False,
             cache=cache,
@@ -149,3 +159,24 @@ def collage(parts: Sequence[tuple[Image.Image, Box]], size: tuple[int, int], *, 
         part = picture.convert("RGBA").resize((right - left, bottom - top), Image.Resampling.LANCZOS)
         canvas.alpha_composite(part, (left, top))
     return canvas.convert("RGB")
+
+
+def laid_out(pictures: Sequence[Image.Image], form: Form) -> Image.Image:
+    """A collage of equal cells on white, filled row by row; a grid has as many columns as rows, or one more.
+
+    A cell is as large as the first picture, but at most 1,024 pixels a side; each picture is fitted into its cell,
+    whole and centred. Raises InvalidArgument for an empty list.
+    """
+    if not pictures:
+        raise InvalidArgument("a collage of no pictures; give one or more")
+    across = {"row": len(pictures), "column": 1, "grid": math.ceil(math.sqrt(len(pictures)))}[form]
+    down = math.ceil(len(pictures) / across)
+    width, height = thumbnail(pictures[0], CELL).size
+    parts = []
+    for at, picture in enumerate(pictures):
+        left, top = at % across * width, at // across * height
+        scale = min(width / picture.width, height / picture.height)
+        w, h = (max(1, round(scale * length)) for length in picture.size)
+        left, top = left + (width - w) // 2, top + (height - h) // 2
+        parts.append((picture, (left, top, left + w, top + h)))
+    return collage(parts, (across * width, down * height))
