@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 #: Modules that are no interface: the command line, parts of one method, parts of the gallery's pages.
 INSIDE = re.compile(
     r"\.(__main__|cli.*|terminal|report|data\.read\..*|debias\.(report|sequence_\w+)|evaluate\.images\.folder"
-    r"|recommend\.(cells|simd)|attack\.(bilevel_(kernels|loss)|clicks)|simulate\.(quarters|raid|report)"
+    r"|recommend\.(cells|simd)|attack\.(bilevel_(kernels|loss|threads)|clicks)|simulate\.(quarters|raid|report)"
     r"|serve\.(answers|cards|chooser|guard|intake|kept|lessons|pages.*|signing|trust|visit))$"
 )
 

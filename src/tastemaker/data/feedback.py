@@ -268,6 +268,8 @@ class FeedbackLog:
     def save(self, folder: str | Path) -> None:
         """Write the native format: a folder of Parquet files and schema.json."""
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise DataError("is a file; a log is saved in a folder, name one", file=folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.events.write_parquet(folder / "events.parquet")
         pl.DataFrame({"id": self.user_ids.series}).write_parquet(folder / "users.parquet")

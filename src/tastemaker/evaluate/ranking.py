@@ -199,6 +199,8 @@ def read_lists(path: str | Path, test: FeedbackLog) -> tuple[pl.DataFrame, Feedb
 
 def depth(metrics: Sequence[str]) -> int:
     """The largest k among names such as "NDCG@10": how many items a person the lists must hold."""
+    if not metrics:
+        raise InvalidArgument('no metric; expected names such as "NDCG@10"')
     return max(_parse(name)[1] for name in metrics)
 
 

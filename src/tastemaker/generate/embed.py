@@ -13,6 +13,7 @@ Facts that are easy to get wrong:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -29,12 +30,26 @@ from tastemaker.evaluate.images.picture import Fit, Picture, Pixels, content_has
 
 try:
     import torch
+    import transformers
     from transformers import CLIPModel, CLIPTokenizer
 except ImportError as error:
     raise MissingExtra("torch and transformers", "generate") from error
 
 #: Vectors already computed, by a key of model, preparation and content; any mapping will do, a dict or one on disk.
 Cache = MutableMapping[str, Vectors]
+
+
+@contextlib.contextmanager
+def without_bars(*loggers: Any) -> Iterator[None]:
+    """No progress bars of libraries, by their logging modules: a line of ours says what is being read."""
+    bars = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in bars:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in bars:
+            logger.enable_progress_bar()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +91,10 @@ class Encoder:
         if prepared is None:
             raise DataError("no preprocessor_config.json; without it nobody knows how its pictures look", file=folder)
         try:
-            loaded: Any = CLIPModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
-            )
+            with without_bars(transformers.utils.logging):
+                loaded: Any = CLIPModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
+                )
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise DataError(f"cannot be read ({error}); expected a folder by save_pretrained", file=folder) from error

@@ -34,6 +34,7 @@ except ImportError as error:
     raise MissingExtra(str(error.name), "generate") from error
 
 from tastemaker.generate.denoiser import Schedule, StableDiffusion, StableDiffusionXL
+from tastemaker.generate.embed import without_bars
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Lora = Sequence[tuple[str | Path, float]]
@@ -90,17 +91,9 @@ def wear(model: StableDiffusion, lora: Lora) -> Iterator[StableDiffusion]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of the libraries below, and no warning that a second LoRA is a second one."""
-    loggers = (transformers.utils.logging, diffusers.utils.logging)
-    bars = [logger for logger in loggers if logger.is_progress_bar_enabled()]
-    for logger in bars:
-        logger.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")
-            yield
-    finally:
-        for logger in bars:
-            logger.enable_progress_bar()
+    with without_bars(transformers.utils.logging, diffusers.utils.logging), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        yield
 
 
 def place_of(device: str) -> torch.device:

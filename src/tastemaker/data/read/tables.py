@@ -121,7 +121,7 @@ def choose_columns(path: Path, names: Sequence[str], given: Columns) -> tuple[di
             roles[role] = found[0]
             guesses[role] = names[found[0]]
         elif role in (c.USER, c.ITEM):
-            remedy = f"say columns={{'{role}': ...}}"
+            remedy = f"say columns={{'{role}': ...}}, on the command line --{role} NAME"
             raise DataError(
                 f"no column looks like the {role}; the first line is {list(names)[:20]}; {remedy}", file=path, line=1
             )
