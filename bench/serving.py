@@ -12,6 +12,7 @@ each with the session of one of the people; every list shown and every word is o
 
     PYTHONPATH=src python -m bench.serving [--quick] [--again] [--seed N] [--json FILE]
            [--events N] [--pictures N] [--people N] [--recommend RATE] [--feedback RATE] [--say RATE] [--seconds S]
+           [--workers N] [--only LOAD ...]
 """
 
 from __future__ import annotations
@@ -58,18 +59,23 @@ Figures = dict[str, float]
 class Server:
     """`tastemaker serve` on a copy of a planted home."""
 
-    def __init__(self, planted: Path) -> None:
+    def __init__(self, planted: Path, workers: int = 1) -> None:
         self.home = planted / "running"
         shutil.rmtree(self.home, ignore_errors=True)
         shutil.copytree(planted / "home", self.home)
         command = ["-m", "tastemaker", "serve", str(planted / "grid"), "--home", str(self.home), "--port", str(PORT)]
-        began = time.perf_counter()
-        self.process = subprocess.Popen([sys.executable, *command, "--models", "none", "--devices", "none"])
+        command += ["--models", "none", "--devices", "none", "--workers", str(workers)]
+        self.workers, began = workers, time.perf_counter()
+        self.process = subprocess.Popen([sys.executable, *command])
         while not self._answers():
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended at once; is port {PORT} taken?")
             time.sleep(0.1)
         self.start = time.perf_counter() - began
+        computed = 0.0
+        while self.processor() > computed + 0.1:  # others may still be reading the gallery
+            computed = self.processor()
+            time.sleep(2.0)
 
     def _answers(self) -> bool:
         try:
@@ -78,16 +84,24 @@ class Server:
             return False
 
     def processor(self) -> float:
-        """Seconds it has computed, without the processes that fit."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        """Seconds that all server processes have computed, without those that fit or count."""
+        return sum(_computed(one) for one in self._processes())
 
     def memory(self) -> Figures:
-        """MiB held now and at most."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        found = {name: int(value.split()[0]) / 1024 for name, value in (line.split(":", 1) for line in lines)
-                 if name in ("VmRSS", "VmHWM")}  # fmt: skip
+        """MiB held now and at most, by all server processes together."""
+        found = {"VmRSS": 0.0, "VmHWM": 0.0}
+        for process in self._processes():
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in found:
+                    found[name] += int(value.split()[0]) / 1024
         return {"memory.mib": found["VmRSS"], "memory.peak_mib": found["VmHWM"]}
+
+    def _processes(self) -> list[int]:
+        first = self.process.pid
+        if self.workers == 1:
+            return [first]
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -96,6 +110,11 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
         shutil.rmtree(self.home)
+
+
+def _computed(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 class People:
@@ -212,8 +231,8 @@ def pages(people: People) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(planted: Path) -> Iterator[Server]:
-    server = Server(planted)
+def serving(planted: Path, workers: int) -> Iterator[Server]:
+    server = Server(planted, workers)
     try:
         yield server
     finally:
@@ -230,6 +249,7 @@ def main() -> None:
     parser.add_argument("--recommend", type=float, default=200.0, help="requests a second")
     parser.add_argument("--feedback", type=float, default=1000.0, help="words a second, ten a request")
     parser.add_argument("--say", type=float, default=400.0, help="words a second, one a request")
+    parser.add_argument("--workers", type=int, default=1, help="server processes")
     parser.add_argument("--folder", type=Path, default=Path("runs/serving"))
     parser.add_argument("--again", action="store_true", help="plant anew, to measure the import")
     parser.add_argument("--only", nargs="+", choices=(*LOADS, "pages"), default=(*LOADS, "pages"))
@@ -246,7 +266,7 @@ def main() -> None:
         shutil.rmtree(planted, ignore_errors=True)
     found = {f"plant.{name}": value for name, value in plant(planted, size).items()}
     rates = {"recommend": args.recommend, "feedback": args.feedback, "say": args.say}
-    with serving(planted) as server:
+    with serving(planted, args.workers) as server:
         found["start_seconds"] = server.start
         people = People(server.home, planted, size)
 

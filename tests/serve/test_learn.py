@@ -78,14 +78,14 @@ def test_a_person_is_what_fold_in_makes_of_them(model: Factors) -> None:
     folded = model.fold_in(news)
     everything = np.arange(log.n_items, dtype=np.int32)
     expected = folded.score(np.full(log.n_items, len(user_ids) - 1), everything)
-    x = taste.person(items, values)
+    heard = taste.heard(items, values)
+    x = taste.person(heard)
     assert taste.scores(x) == pytest.approx(expected, abs=2e-4)
     # Why: what the words add, and what everybody who spoke of them gets, make up the score.
-    shares = taste.why(items, values, np.array([7, 8], np.int32))[:, 0]
-    gram, _ = taste._words(items, values)
-    base = taste.items[7] @ np.linalg.solve(gram, taste.pull) + taste.offset[7]
+    shares = taste.why(heard, np.array([7, 8], np.int32))[:, 0]
+    base = taste.items[7] @ heard.inverse @ taste.pull + taste.offset[7]
     assert base + shares.sum() == pytest.approx(taste.scores(x)[7], abs=1e-5)
-    nobody = taste.scores(taste.person(items[:0], values[:0]))
+    nobody = taste.scores(taste.person(taste.heard(items[:0], values[:0])))
     assert np.array_equal(nobody, taste.offset)
 
 
@@ -120,6 +120,13 @@ def test_lists_of_every_length() -> None:
         assert len(set(rows)) == min(k, 50)
         assert probabilities == pytest.approx([1 / (50 - n) for n in range(len(rows))])
     assert draw(scores, everything[:0], 5, 0.1, rng) == ([], [])
+    for n, k in ((64, 3), (1000, 5), (1000, 40), (5000, 12)):  # found by blocks, ties and items not known among them
+        scores = rng.integers(0, 300, n).astype(np.float32)
+        scores[rng.random(n) < rng.random()] = np.nan
+        some = np.flatnonzero(rng.random(n) < 0.7)
+        known = some[~np.isnan(scores[some])]
+        rows, _ = draw(scores, some, k, 0.0, rng)
+        assert rows[: len(known)] == known[np.lexsort((known, -scores[known]))][:k].tolist()
     for k, explore in ((0, 0.1), (1, -0.1), (1, 1.1)):
         with pytest.raises(InvalidArgument):
             draw(scores, everything, k, explore, rng)
@@ -166,8 +173,12 @@ def test_lists_hold_what_they_may(learner: Learner) -> None:
     assert len(learner.recommend("u0", 24, **BEST).items) == 16
     free = [f"p{n}" for n in range(24) if f"p{n}" not in spoken][:4]
     assert set(learner.recommend("u0", 10, among=free, **BEST).items) == set(free)
-    rows = np.array([learner.store.item(item).row for item in free], np.int32)
-    assert learner.recommend("u0", 10, among=rows, **BEST) == learner.recommend("u0", 10, among=free, **BEST)
+    mask = np.zeros(20, bool)
+    mask[[row for item in free if (row := learner.store.item(item).row) < 20]] = True
+    few = [item for item in free if learner.store.item(item).row < 20]
+    stand = learner.store.stand("u0")
+    by_mask = learner.recommend("u0", 10, among=mask, stand=stand, **BEST)
+    assert by_mask == learner.recommend("u0", 10, among=few, **BEST)
     learner.store.add(learner.recommend("u0", 3, **BEST).shown("u0"))
     unseen = learner.recommend("u0", 24, unseen_only=True, **BEST)
     assert len(unseen.items) == 13

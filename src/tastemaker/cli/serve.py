@@ -28,6 +28,7 @@ def serve(
     explore: float = 0.1,
     ask: Literal["information", "thompson", "random"] = "information",
     trust: bool = True,
+    workers: int = 1,
 ) -> None:
     """Serve a gallery: look, like, compare, generate, mix, and see who gets what.
 
@@ -54,14 +55,15 @@ def serve(
         explore: Share of places, models and questions drawn by chance.
         ask: What Compare asks: the pair that tells most, one of likely winners, or any.
         trust: Let suspicious votes and likes count less.
+        workers: Server processes that share the address and the store; as many as cores that are to serve.
     """
     try:
         import uvicorn
     except ModuleNotFoundError as error:
         raise MissingExtra("uvicorn", "serve") from error
+    from tastemaker.serve import several, worker
     from tastemaker.serve.app import create_app
     from tastemaker.serve.settings import LOCAL, Settings
-    from tastemaker.serve.worker import workers
 
     if host not in LOCAL and not name:
         raise InvalidArgument(
@@ -69,8 +71,19 @@ def serve(
         )
     drawing = tuple(model for model in models if model != "none")
     settings = Settings(home, galleries, drawing, store, public, tuple(name), encoder, explore, ask, trust)
+    if workers < 1:
+        raise InvalidArgument(f"--workers {workers}; expected at least 1")
+    places = devices if drawing else []  # where no model may draw no process need wait for work
+    worker.check_devices(places)
     err.print("reading the gallery ...")
-    site = create_app(settings)
-    err.print(f"http://{'localhost' if host in LOCAL else host}:{port}/   (Ctrl-C ends it)", highlight=False)
-    with workers(settings.where, settings.pictures, devices):
-        uvicorn.run(site, host=host, port=port, log_level="warning", server_header=False, proxy_headers=public)
+    address = f"http://{'localhost' if host in LOCAL else host}:{port}/"
+    if workers == 1:
+        site = create_app(settings)
+        err.print(f"{address}   (Ctrl-C ends it)", highlight=False)
+        with worker.workers(settings.where, settings.pictures, places):
+            uvicorn.run(site, host=host, port=port, log_level="warning", server_header=False, proxy_headers=public)
+        return
+    several.prepare(settings)
+    with several.listen(host, port) as ear, worker.workers(settings.where, settings.pictures, places):
+        err.print(f"{address}   ({workers} processes; Ctrl-C ends them)", highlight=False)
+        several.serve(settings, ear, workers)

@@ -69,10 +69,11 @@ def create_app(settings: Settings) -> FastAPI:
     try:
         for folder in settings.galleries:
             import_folder(store, Path(folder))
+        store.meet()
         gallery = Gallery(store, settings)
         learner = Learner(store, settings.versions, Plan(trust=Watch() if settings.trust else None))
         chooser = Chooser(settings, store, gallery, learner)
-        signer, accounts = Signer.of(settings.home / "secret"), Kept(partial(audit.account, store, gallery))
+        signer, accounts = Signer.of(settings.home / "secret"), Kept(partial(audit.accounts, store, gallery))
         site = Site(settings, store, Jobs(store), learner, gallery, chooser, signer, accounts)
     except BaseException:
         store.close()

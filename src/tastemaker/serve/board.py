@@ -117,13 +117,20 @@ class Tally:
         belief, seq = board.start(person)
         return cls(board, person, belief, frozenset(), seq)
 
-    def caught_up(self, store: Store, seq: int, model_of: Mapping[str, str], trust: Trust | None) -> Tally:
-        """The tally with everything that happened up to the number `seq`; itself where nothing did."""
+    def caught_up(
+        self, store: Store, seq: int, model_of: Mapping[str, str], models: Sequence[str], trust: Trust | None
+    ) -> Tally:
+        """The tally with everything that happened up to the number `seq`; itself where nothing did.
+
+        `models` are those of `model_of`, each once; none of a board's ever goes.
+        """
         if seq <= self.seq:
             return self
         if self.votes.intersection(store.undone(after=self.seq)):
-            return Tally.begin(self.board, self.person).caught_up(store, seq, model_of, trust)
-        belief = _with_models(self.belief, list(dict.fromkeys(model_of.values())), self.board.prior)
+            return Tally.begin(self.board, self.person).caught_up(store, seq, model_of, models, trust)
+        belief = self.belief
+        if len(models) > len(belief.ids):
+            belief = _with_models(belief, models, self.board.prior)
         new = store.votes(after=self.seq, upto=seq, user=self.person)
         votes = [on_models(vote, model_of) for _, vote in new]
         for vote in trust(votes) if trust else votes:

@@ -69,20 +69,21 @@ def card(picture: Picture, word: Word | None = None, **facts: object) -> Card:
 
 def show(
     site: Site, person: str, pictures: Sequence[Picture], policy: str, probabilities: Sequence[float], *,
-    first: int = 0, why: Sequence[str] = (), words: Mapping[str, Word] | None = None,
+    first: int = 0, why: Sequence[str] = (),
 ) -> list[Card]:  # fmt: skip
-    """Log a list as shown and give its cards. Nothing is shown that could not be logged: raises StoreDown.
-
-    Args:
-        words: what the person said, where that is known already.
-    """
+    """Log a list as shown and give its cards. Nothing is shown that could not be logged: raises StoreDown."""
     if not pictures:
         return []
     shown = Shown(person, tuple(one.id for one in pictures), policy, tuple(probabilities), first)
     seq = site.store.add(shown).seq
-    words = site.store.words(person) if words is None else words
-    reasons = why or [""] * len(pictures)
+    return as_shown(pictures, shown, seq, why or [""] * len(pictures), site.store.words(person))
+
+
+def as_shown(
+    pictures: Sequence[Picture], shown: Shown, seq: int, why: Sequence[str], words: Mapping[str, Word]
+) -> list[Card]:
+    """The cards of a list that was logged under the number `seq`; `words` are what the person said."""
     return [
-        card(one, words.get(one.id), impression=seq + at, policy=policy, probability=p, why=reason)
-        for at, (one, p, reason) in enumerate(zip(pictures, probabilities, reasons, strict=True))
+        card(one, words.get(one.id), impression=seq + at, policy=shown.policy, probability=p, why=reason)
+        for at, (one, p, reason) in enumerate(zip(pictures, shown.probabilities, why, strict=True))
     ]

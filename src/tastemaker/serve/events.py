@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, insert, select
+from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, select
 
 from tastemaker.choose.votes import BAR, Choice
 from tastemaker.errors import InvalidArgument, TastemakerError, UnknownId
@@ -219,14 +219,17 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Sent:
-    """An event on its way, under a key."""
+    """An event on its way, under a key: the caller's, or the store's `own`, which stands for this event alone."""
 
     event: Event
     key: str
+    own: bool = False
 
     @property
     def digest(self) -> str:
-        """Equal for equal content, whenever the client says it was."""
+        """Equal for equal content, whenever the client says it was; empty under an own key."""
+        if self.own:
+            return ""
         content = {name: value for name, value in vars(self.event).items() if name != "client_time"}
         text = json.dumps([type(self.event).__name__, content], default=vars)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -243,12 +246,13 @@ class Known:
 Outcome = Receipt | TastemakerError
 
 
-def commit(db: Connection, sent: Sequence[Sent], known: Known) -> tuple[list[Outcome], Known]:
+def commit(db: Connection, sent: Sequence[Sent], known: Known, *, again: bool = False) -> tuple[list[Outcome], Known]:
     """Store a batch in one transaction of `db`: the outcome of each event, and the ids that were looked up.
 
-    One event's error leaves the others alone. An event may build on those before it in the batch.
+    One event's error leaves the others alone. An event may build on those before it in the batch. `again`: some of them
+    may be there already, also under own keys.
     """
-    batch = _Batch(db, sent, known)
+    batch = _Batch(db, sent, known, again)
     outcomes: list[Outcome] = []
     for one in sent:
         try:
@@ -262,7 +266,7 @@ def commit(db: Connection, sent: Sequence[Sent], known: Known) -> tuple[list[Out
 class _Batch:
     """What a batch needs to know of the store, asked in as many queries as there are kinds of questions."""
 
-    def __init__(self, db: Connection, sent: Sequence[Sent], known: Known) -> None:
+    def __init__(self, db: Connection, sent: Sequence[Sent], known: Known, again: bool) -> None:
         self.db = db
         self.last, self.time = s.turn(db)
         self.rows: dict[Table, list[dict[str, Any]]] = defaultdict(list)
@@ -270,7 +274,7 @@ class _Batch:
         said = [event for event in events if isinstance(event, Said)]
         undone = [event.seq for event in events if isinstance(event, Undone)]
 
-        keys = self._ask(s.keys, s.keys.c.key, [one.key for one in sent])
+        keys = self._ask(s.keys, s.keys.c.key, [one.key for one in sent if again or not one.own])
         self.keys = {row.key: (row.digest, Receipt(row.seq, row.time, repeated=True)) for row in keys}
         self.users = self._ids(s.users, s.users.c.user, known.users, {event.user for event in events})
         self.items = self._ids(s.generations, s.generations.c.item, known.items, set().union(*map(_items, events)))
@@ -300,8 +304,8 @@ class _Batch:
 
     def write(self) -> None:
         for table in _PARENTS_FIRST:
-            if self.rows[table]:
-                self.db.execute(_INSERT[table], self.rows[table])
+            if rows := self.rows[table]:
+                s.insert_rows(self.db, table, list(rows[0]), [tuple(row.values()) for row in rows])
         if any(self.rows.values()):
             s.spend(self.db, self.last, self.time)
 
@@ -429,7 +433,6 @@ class _Batch:
         return {pair: seq for pair, seq in last.items() if seq is not None}
 
 
-_INSERT = {table: insert(table) for table in _PARENTS_FIRST}  # building a statement takes longer than asking it
 _LAST_SHOWN = select(func.max(s.impressions.c.seq)).where(
     s.impressions.c.user == bindparam("user"), s.impressions.c.item == bindparam("item")
 )

@@ -106,9 +106,9 @@ class Gallery:
         self._index = _Index.of([])
         self.refresh()
 
-    def refresh(self) -> None:
-        """Take up what was made since."""
-        new = self.store.items(start=self._rows)
+    def refresh(self, n_items: int | None = None) -> None:
+        """Take up what was made since; asks nothing of a store that is known to hold `n_items` things, all met."""
+        new = self.store.items(start=self._rows) if n_items is None or n_items > self._rows else []
         if not new:
             return
         with self._gate:
@@ -121,6 +121,11 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self._index.pictures)
+
+    @property
+    def tags(self) -> list[str]:
+        """Every tag that a picture has."""
+        return [tag for tag in self._index.values["tag"] if tag != NONE]
 
     def get(self, id: str) -> Picture:
         """A picture by its id. Raises UnknownId."""
@@ -136,6 +141,11 @@ class Gallery:
     def everything(self) -> tuple[Picture, ...]:
         """Every picture that may be shown, oldest first."""
         return self._index.pictures
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Of each of the store's rows whether it is one of `everything`; none beyond its end is."""
+        return self._index.allowed
 
     @property
     def rows(self) -> NDArray[np.int32]:
@@ -261,6 +271,7 @@ class _Index:
 
     pictures: tuple[Picture, ...]
     rows: NDArray[np.int32]
+    allowed: NDArray[np.bool_]
     values: Mapping[str, list[str]]
     codes: Mapping[str, NDArray[np.int32]]
     texts: tuple[str, ...]
@@ -286,7 +297,9 @@ class _Index:
         for prompt, (first, *_) in prompts.items():
             tagged.setdefault(first.tag, []).append(prompt)
         rows = np.array([picture.row for picture in pictures], np.int32)
-        return cls(tuple(pictures), rows, values, codes, texts, prompts, models, tagged)
+        allowed = np.zeros(rows.max(initial=-1) + 1, bool)
+        allowed[rows] = True
+        return cls(tuple(pictures), rows, allowed, values, codes, texts, prompts, models, tagged)
 
     def fits(self, wish: Wish) -> NDArray[np.bool_]:
         found = np.ones(len(self.pictures), bool)

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -68,6 +68,8 @@ class Guard:
         self._names = {*LOCAL, *(name.lower() for name in settings.names)}
         self._reads, self._writes = Buckets(settings.reads), Buckets(settings.writes)
         self._log = settings.home / "audit.jsonl"
+        told = _TOLD | ({"Strict-Transport-Security": "max-age=31536000"} if settings.public else {})
+        self._told = [(name.lower().encode(), value.encode()) for name, value in told.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,11 +81,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in _TOLD.items():
-                    headers.setdefault(name, value)
-                if self.settings.public:
-                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+                headers = list(message["headers"])
+                given = {name.lower() for name, _ in headers}
+                headers += [one for one in self._told if one[0] not in given]
+                message = {**message, "headers": headers}
             await send(message)
 
         request = Request(scope)

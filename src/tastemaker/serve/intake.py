@@ -133,12 +133,8 @@ def _indexed_after(db: Connection, table: Table) -> Iterator[None]:
 
 
 def _insert(db: Connection, table: Table, rows: pl.DataFrame) -> None:
-    # Handed to the driver as they are: SQLAlchemy's own way through a million dictionaries takes most of the time.
-    statement = insert(table).compile(dialect=db.dialect, column_keys=rows.columns)
-    rows = rows.select(statement.positiontup or rows.columns)
     for start in range(0, rows.height, _ROWS):
-        part = rows.slice(start, _ROWS)
-        db.exec_driver_sql(str(statement), part.rows() if statement.positional else part.to_dicts())
+        s.insert_rows(db, table, rows.columns, rows.slice(start, _ROWS).rows())
 
 
 def _digest(log: FeedbackLog) -> str:

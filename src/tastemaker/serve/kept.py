@@ -1,7 +1,7 @@
 """The last value of something slow to make, made anew in the background once what it is made of has changed.
 
-Whoever asks waits `patience` seconds for the newest; then they get the last there is, with the key it was made under,
-so that a page can say as of when it speaks. Nothing is stale in silence, and one maker runs at a time.
+Whoever asks first waits up to `patience` seconds. Later ones wait a moment for the newest and then get the last there
+is; the value itself says as of when it speaks, so that nothing is stale in silence. One maker runs at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_MOMENT = 0.05  # seconds
 
 
 class Kept(Generic[T]):
@@ -33,7 +34,7 @@ class Kept(Generic[T]):
                 threading.Thread(target=self._run, args=(self._making,), daemon=True).start()
             making = self._making
         try:
-            return making.result(timeout=self._patience)
+            return making.result(timeout=self._patience if self._value is None else _MOMENT)
         except TimeoutError:
             return self._value
 

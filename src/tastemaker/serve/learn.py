@@ -15,6 +15,8 @@ request.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import math
 import multiprocessing
 import os
 import shutil
@@ -25,6 +27,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -42,7 +45,7 @@ from tastemaker.recommend.factors import Factors
 from tastemaker.serve import schema as s
 from tastemaker.serve.board import Board, Tally, on_models
 from tastemaker.serve.store import Item, Stand, Store
-from tastemaker.serve.taste import Picks, Reason, Taste, draw
+from tastemaker.serve.taste import Heard, Picks, Reason, Taste, draw
 from tastemaker.serve.trust import Watch, weighed, weights
 from tastemaker.serve.versions import Fitted, InForce, Version, Versions
 
@@ -71,6 +74,24 @@ class Plan:
     keep: int = 20
 
 
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Every item of a store by its row, the row of each, the model of each (itself where it has none), all models."""
+
+    items: tuple[Item, ...] = ()
+    row: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    model_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    made: bool = False  # whether a model has made anything
+
+    def extended(self, fresh: Sequence[Item]) -> Catalogue:
+        model_of = {item.id: item.model or item.id for item in fresh}
+        models = tuple(dict.fromkeys((*self.models, *model_of.values())))
+        made = self.made or any(item.model for item in fresh)
+        row = {item.id: item.row for item in fresh}
+        return Catalogue((*self.items, *fresh), {**self.row, **row}, {**self.model_of, **model_of}, models, made)
+
+
 class Learner:
     """Lists and leaderboards of a store, from the version in force and all that was said since."""
 
@@ -79,12 +100,13 @@ class Learner:
         self.store, self.folder, self.plan = store, Path(folder), plan or Plan()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._gate = threading.Lock()  # for loading, the catalogue and the tallies; lists are drawn outside it
+        self._boarding = threading.Lock()  # for everybody's leaderboard
         self._versions = Versions(self.folder, self.plan.prior)
         self._stamp: object = None
         self._current = self._versions.read(0)
         self._tallies: dict[str | None, Tally] = {}
         self._board: tuple[Belief, float, Leaderboard] | None = None  # everybody's, while no vote comes in
-        self._catalog: tuple[tuple[Item, ...], dict[str, int]] = (), {}
+        self._catalog = Catalogue()
         self._fits: ProcessPoolExecutor | None = None
         self._fitting: Future[Version] | None = None
         self._look()
@@ -107,7 +129,8 @@ class Learner:
         user: str,
         k: int = 12,
         *,
-        among: Collection[str] | NDArray[np.int32] | None = None,
+        among: Collection[str] | NDArray[np.bool_] | None = None,
+        stand: Stand | None = None,
         unseen_only: bool = False,
         explore: float = 0.1,
         reasons: int = 0,
@@ -116,34 +139,45 @@ class Learner:
         """A list for a person: at most k items, none they have spoken about.
 
         Args:
-            among: only these, by id or by row; all items by default.
+            among: only these, by id, or True for each row that may come (none beyond its end); all items by default.
+            stand: of this person, where it was asked for already.
             unseen_only: none they were ever shown.
             explore: share of places filled with any item, each alike.
             reasons: how many words to name for each, as `why` does.
 
         Raises UnknownId for a person or an item the store does not know, InvalidArgument.
         """
-        current, stand = self._look(), self.store.stand(user)
-        items, row = self._catalogue(stand.n_items)
+        current, stand = self._look(), stand or self.store.stand(user)
+        catalogue = self._catalogue(stand.n_items)
+        items = catalogue.items
         allowed = np.full(len(items), among is None)
-        allowed[among if isinstance(among, np.ndarray) else _rows(among or (), row)] = True
+        if isinstance(among, np.ndarray):
+            allowed[: len(among)] = among[: len(items)]
+        elif among is not None:
+            allowed[_rows(among, catalogue.row)] = True
         allowed[stand.items] = False
         if unseen_only:
             allowed[stand.shown] = False
         scores = np.full(len(items), np.nan, np.float32)
-        known = 0 if current.taste is None else len(current.taste.offset)
-        said = _known(stand, known)
-        if current.taste is not None:
-            scores[:known] = current.taste.scores(current.taste.person(*said))
-        chosen, probabilities = draw(scores, np.flatnonzero(allowed).astype(np.int32), k, explore, rng)
-        policy = "random" if current.taste is None else f"factors/{current.version.version} explore {explore:g}"
-        given = tuple(None if np.isnan(scores[at]) else float(scores[at]) for at in chosen)
-        why = _reasons(current.taste, items, said, [at for at in chosen if at < known], reasons) if reasons else {}
+        why: dict[int, list[Reason]] = {}
+        if (taste := current.taste) is None:
+            chosen, probabilities = draw(scores, np.flatnonzero(allowed), k, explore, rng)
+            policy = "random"
+        else:
+            known = len(taste.offset)
+            said = _known(stand, known)
+            heard = taste.heard(*said)
+            scores[:known] = taste.scores(taste.person(heard))
+            chosen, probabilities = draw(scores, np.flatnonzero(allowed), k, explore, rng)
+            policy = f"factors/{current.version.version} explore {explore:g}"
+            if reasons:
+                why = _reasons(taste, heard, items, said, [at for at in chosen if at < known], reasons)
+        given = tuple(None if math.isnan(score) else score for score in scores[chosen].tolist())
         named = tuple(tuple(why.get(at, ())) for at in chosen)
         likes = int((stand.values > 0).sum())
         return Picks(
             tuple(items[at].id for at in chosen), given, policy, tuple(probabilities), named,
-            likes, len(stand.values) - likes,
+            likes, len(stand.values) - likes, current.version.version,
         )  # fmt: skip
 
     def why(self, user: str, item: str, n: int = 3) -> list[tuple[str, int, float]]:
@@ -152,20 +186,22 @@ class Learner:
         Empty where the person has said nothing, or the version in force does not know the item.
         """
         current, stand = self._look(), self.store.stand(user)
-        items, row = self._catalogue(stand.n_items)
-        at = int(_rows([item], row)[0])
+        catalogue = self._catalogue(stand.n_items)
+        at = int(_rows([item], catalogue.row)[0])
         if current.taste is None or at >= len(current.taste.offset):
             return []
-        return _reasons(current.taste, items, _known(stand, len(current.taste.offset)), [at], n)[at]
+        said = _known(stand, len(current.taste.offset))
+        return _reasons(current.taste, current.taste.heard(*said), catalogue.items, said, [at], n)[at]
 
     def leaderboard(self, *, person: str | None = None, level: float = 0.95) -> Leaderboard:
         """The board of `belief`. Raises what that raises."""
         belief = self.belief(person=person)
         if person is not None:
             return belief.leaderboard(level=level)
-        if self._board is None or self._board[0] is not belief or self._board[1] != level:
-            self._board = belief, level, belief.leaderboard(level=level)
-        return self._board[2]
+        with self._boarding:  # who comes meanwhile waits for this one, and makes none of their own
+            if self._board is None or self._board[0] is not belief or self._board[1] != level:
+                self._board = belief, level, belief.leaderboard(level=level)
+            return self._board[2]
 
     def belief(self, *, person: str | None = None) -> Belief:
         """What is believed of the models by everybody's votes, or by a person's taste, with every vote up to now.
@@ -173,9 +209,8 @@ class Learner:
         Raises InvalidArgument where no model has made anything, UnknownId for a person the store does not know.
         """
         current, seq = self._look(), self.store.seq()
-        items, _ = self._catalogue()  # after what it must hold
-        model_of = {item.id: item.model or item.id for item in items}
-        if not any(item.model for item in items):
+        catalogue = self._catalogue()  # after what it must hold
+        if not catalogue.made:
             raise InvalidArgument("no model has made anything yet; store Made(item, model=...) first")
         if person is not None:
             self.store.user(person)
@@ -184,7 +219,9 @@ class Learner:
             if tally is None or tally.board is not current.board:
                 tally = Tally.begin(current.board, person)
             trust = partial(weighed, doubts=current.version.doubts if person is None else ())
-            self._tallies[person] = tally = tally.caught_up(self.store, seq, model_of, trust)
+            self._tallies[person] = tally = tally.caught_up(
+                self.store, seq, catalogue.model_of, catalogue.models, trust
+            )
             while len(self._tallies) > _TALLIES:
                 del self._tallies[next(iter(self._tallies))]
         return tally.belief
@@ -202,14 +239,20 @@ class Learner:
         """
         return learn(self.store, self.folder, self.plan, rng)
 
-    def refit_in_background(self, *, rng: int = 0) -> Future[Version]:
-        """`refit` in a process of its own, at low priority; one at a time: while it runs, the same future."""
+    def refit_in_background(self, *, rng: int = 0) -> Future[Version] | None:
+        """`refit` in a process of its own, at low priority; one at a time: while it runs, the same future.
+
+        None while another server of the same folder fits.
+        """
         with self._gate:
             if self._fitting is None or self._fitting.done():
+                if (turn := _turn(self.folder)) is None:
+                    return None
                 if self._fits is None:
                     context = multiprocessing.get_context("spawn")
                     self._fits = ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(5,))
                 self._fitting = self._fits.submit(_learn_from, self.store.where, self.folder, self.plan, rng)
+                self._fitting.add_done_callback(lambda _: turn.close())
             return self._fitting
 
     def behind(self) -> int:
@@ -250,14 +293,13 @@ class Learner:
                 self._gate.release()
         return self._current
 
-    def _catalogue(self, n: int | None = None) -> tuple[tuple[Item, ...], dict[str, int]]:
-        """Every item of the store by its row, and the row of each; n of them at least, all there are if None."""
-        if n is not None and len(self._catalog[0]) >= n:
+    def _catalogue(self, n: int | None = None) -> Catalogue:
+        """The items of the store; n of them at least, all there are if None."""
+        if n is not None and len(self._catalog.items) >= n:
             return self._catalog
         with self._gate:  # forty threads that all read the first 20,000 would take half a minute
-            items, row = self._catalog
-            if fresh := self.store.items(start=len(items)):
-                self._catalog = (*items, *fresh), row | {item.id: item.row for item in fresh}
+            if fresh := self.store.items(start=len(self._catalog.items)):
+                self._catalog = self._catalog.extended(fresh)
         return self._catalog
 
 
@@ -304,6 +346,19 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
     return version
 
 
+def _turn(folder: Path) -> IO[str] | None:
+    """The right to fit, which one server of a folder has at a time, until it closes this or dies; None if another."""
+    file = (folder / "fitting.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass  # a network folder that knows no locks: two that fit at once waste time and harm nothing
+    return file
+
+
 def _learn_from(where: str, folder: Path, plan: Plan, rng: int) -> Version:
     with Store(where) as store:
         return learn(store, folder, plan, rng)
@@ -327,18 +382,17 @@ def _rows(ids: Collection[str], row: Mapping[str, int]) -> NDArray[np.int32]:
 
 
 def _reasons(
-    taste: Taste | None, items: Sequence[Item], said: tuple[NDArray[np.int32], NDArray[np.int32]], chosen: list[int],
-    n: int,
+    taste: Taste, heard: Heard, items: Sequence[Item], said: tuple[NDArray[np.int32], NDArray[np.int32]],
+    chosen: list[int], n: int,
 ) -> dict[int, list[Reason]]:  # fmt: skip
     """For each row the n words that count most in its score."""
-    if taste is None or not chosen:
-        return {}
-    rows, values = said
-    shares = taste.why(rows, values, np.array(chosen, np.int32))
+    shares = taste.why(heard, np.array(chosen, np.int32))
     most = np.argsort(-np.abs(shares), axis=0, kind="stable")[:n]
+    rows, values = (one[most].T.tolist() for one in said)
+    counts = np.take_along_axis(shares, most, axis=0).T.tolist()
     return {
-        one: [(items[rows[i]].id, int(values[i]), float(shares[i, at])) for i in most[:, at]]
-        for at, one in enumerate(chosen)
+        one: [(items[row].id, value, share) for row, value, share in zip(*of, strict=True)]
+        for one, *of in zip(chosen, rows, values, counts, strict=True)
     }
 
 

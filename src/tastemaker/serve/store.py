@@ -39,6 +39,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     null,
     select,
     union_all,
@@ -142,7 +143,7 @@ class Store:
         self.where, self._patience = str(where), patience
         with _reachable(self.where):
             self._engine = s.connect(where, patience)
-        self._known = Known()
+        self._known, self._stand = Known(), s.Ready(self._engine, _stand())
         self._counted = 0, {table.name: 0 for table in (s.impressions, s.feedback, s.votes, s.retractions)}
         self._names: list[str] = []  # id of each row of `generations`; rows never change
         self._waiting: queue.Queue[tuple[Sent, Future[Receipt]] | None] = queue.Queue(waiting)
@@ -180,7 +181,9 @@ class Store:
 
     def submit(self, event: Event, *, key: str | None = None) -> Future[Receipt]:
         """Like `add`, without waiting: the future's result comes, and its errors, when `add` would return."""
-        sent, future = Sent(event, uuid.uuid4().hex if key is None else check_text(key, "key")), Future[Receipt]()
+        own = key is None
+        sent = Sent(event, uuid.uuid4().hex if key is None else check_text(key, "key"), own)
+        future = Future[Receipt]()
         with self._gate:  # nothing may enter the queue behind close()
             if not self._open:
                 raise StoreDown(f"the store {self.where} was closed")
@@ -219,15 +222,16 @@ class Store:
                     future.set_exception(outcome)
 
     def _commit(self, sent: list[Sent]) -> list[Any]:
-        until = time.monotonic() + self._patience
+        until, again = time.monotonic() + self._patience, False
         while True:
             try:
                 with s.writing(self._engine) as db:
-                    outcomes, found = commit(db, sent, self._known)
+                    outcomes, found = commit(db, sent, self._known, again=again)
             except DBAPIError as error:
                 if not _passing(error) or time.monotonic() > until:
                     raise StoreDown(f"{self.where}: {_said(error)}; nothing was acknowledged") from error
                 time.sleep(_PAUSE)
+                again = True  # the last commit may have come through
             else:
                 self._known.users.update(found.users)
                 self._known.items.update(found.items)
@@ -271,6 +275,17 @@ class Store:
         self._known.users[id] = row.user
         return Person(row.id, row.user, row.seq, row.time, row.simulated)
 
+    def meet(self, limit: int = 100_000) -> None:
+        """Remember the rows of the newest people, so that nobody's first page has to ask for them."""
+        u = s.users.c
+        with self.reading() as db:
+            newest = db.execute(select(u.id, u.user).order_by(u.user.desc()).limit(limit)).all()
+        self._known.users.update((id, row) for id, row in newest)
+
+    def knows(self, user: str) -> bool:
+        """Whether a person was met before: by `meet`, `user`, or an event of theirs. Asks nothing of the database."""
+        return user in self._known.users
+
     def _row(self, user: str) -> int:
         if (row := self._known.users.get(user)) is None:
             row = self.user(user).row
@@ -307,8 +322,10 @@ class Store:
 
     def stand(self, user: str) -> Stand:
         """What `words` and `seen` tell, by rows and in one query. Raises UnknownId."""
-        with self.reading() as db:
-            said, seen, last = db.execute(_stand(), {"row": self._row(user)}).one()
+        try:
+            said, seen, last = self._stand(row=self._row(user))
+        except self._stand.error as error:
+            raise StoreDown(f"{self.where}: {str(error).partition(chr(10))[0]}") from error
         words = _numbers(said, 4)
         words = words[np.lexsort((words[:, 1], words[:, 0]))][::-1]  # by time and seq, the last ones first
         items, at = np.unique(words[:, 2], return_index=True)
@@ -431,7 +448,7 @@ def _things(*by: str) -> Select[Any]:
 @cache
 def _words() -> Select[Any]:
     f = s.feedback.c
-    value = case((f.superlike, 2), else_=f.value)
+    value = case((f.superlike, literal_column("2")), else_=f.value)
     return _text(f.time, f.seq, f.item, value).where(f.user == bindparam("row"), _in_force(s.feedback))
 
 
@@ -440,7 +457,6 @@ def _seen() -> Select[Any]:
     return _text(s.impressions.c.item).where(s.impressions.c.user == bindparam("row"))
 
 
-@cache
 def _stand() -> Select[Any]:
     last = select(func.max(s.generations.c.item))
     return select(_words().scalar_subquery(), _seen().scalar_subquery(), last.scalar_subquery())
@@ -455,13 +471,15 @@ def _since(table: str) -> Select[Any]:
 def _text(*numbers: ColumnElement[Any]) -> Select[Any]:
     """All rows of these numbers as one text, in any order, for `_numbers` to read.
 
-    Fetched row by row they would hand the interpreter from thread to thread a hundred times a request.
+    Fetched row by row they would hand the interpreter from thread to thread a hundred times a request. The space is
+    written out, since a value to bind would make SQLAlchemy write the query anew each time.
     """
     first, *others = numbers
+    space: Any = literal_column("' '")
     text: ColumnElement[str] = cast(first, String)
     for other in others:
-        text = text.concat(" ").concat(cast(other, String))
-    return select(func.aggregate_strings(text, " "))
+        text = text.concat(space).concat(cast(other, String))
+    return select(func.aggregate_strings(text, space))
 
 
 def _numbers(text: str | None, width: int) -> NDArray[np.int64]:

@@ -30,6 +30,20 @@ from tastemaker.serve.events import Shown
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 Reason = tuple[str, int, float]  # item spoken about, +1 or -1, share of the score
+_BLOCK = 64  # scores
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What a person said, as a model hears it.
+
+    Attributes:
+        inverse: of the curvature that these words leave, shape (d, d).
+        pulls: what each word pulls beyond an unseen item, shape (n, d).
+    """
+
+    inverse: Floats
+    pulls: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +52,8 @@ class Taste:
 
     Attributes:
         item_ids: the items it knows, n of them.
-        items: shape (n, d), with the constant of the person's bias as the last column where there is one. As narrow as
-            the model itself: a list reads them all.
+        items: shape (n, d), with the constant of the person's bias as the last column where there is one.
+        columns: the same, shape (d, n), as narrow as the model itself: a list reads them all.
         offset: mu + b_i, shape (n,).
         gram: unseen * items' items + reg, shape (d, d).
         pull: of all items as if unseen, shape (d,).
@@ -49,6 +63,7 @@ class Taste:
 
     item_ids: Vocabulary
     items: NDArray[np.float32]
+    columns: NDArray[np.float32]
     offset: NDArray[np.float32]
     gram: Floats
     pull: Floats
@@ -64,45 +79,48 @@ class Taste:
         gram = state.unseen_weight * items.T @ items + state.reg * np.eye(items.shape[1])
         pull = -state.unseen_weight * items.T @ offset
         weights = state.like_weight, state.dislike_weight, state.unseen_weight
-        narrow = np.ascontiguousarray(items, np.float32), offset.astype(np.float32)
-        return cls(state.item_ids, *narrow, gram, pull, weights, state.dislike_value)
+        narrow = np.ascontiguousarray(items, np.float32)
+        columns = np.ascontiguousarray(narrow.T)
+        return cls(state.item_ids, narrow, columns, offset.astype(np.float32), gram, pull, weights, state.dislike_value)
 
-    def person(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> Floats:
-        """x of a person who said `values` (+1, -1) about the items `rows`, each at most once; shape (d,)."""
-        if not len(rows):
+    def heard(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> Heard:
+        """Of a person who said `values` (+1, -1) about the items `rows`, each at most once.
+
+        The inverse is taken once a list: the list and all its reasons come from it.
+        """
+        like, dislike, unseen = self.weights
+        said, offset = self.items[rows].astype(np.float64), self.offset[rows].astype(np.float64)
+        liked = values > 0
+        weight, target = np.where(liked, like, dislike), np.where(liked, 1.0, self.dislike)
+        gram = self.gram + said.T @ (said * (weight - unseen)[:, None])
+        pulls = said * (weight * (target - offset) + unseen * offset)[:, None]
+        return Heard(np.asarray(np.linalg.inv(gram), np.float64), pulls)
+
+    def person(self, heard: Heard) -> Floats:
+        """x of a person, shape (d,)."""
+        if not len(heard.pulls):
             return np.zeros(len(self.pull))
-        gram, pulls = self._words(rows, values)
-        return np.asarray(np.linalg.solve(gram, self.pull + pulls.sum(0)))
+        return np.asarray(heard.inverse @ (self.pull + heard.pulls.sum(0)))
 
     def scores(self, x: Floats) -> Scores:
         """Of every item for a person, shape (n,)."""
-        return np.asarray(self.items @ x.astype(np.float32) + self.offset)
+        # Not by a matrix product: each thread that asks would start as many of BLAS as there are cores.
+        return np.asarray(np.einsum("ji,j->i", self.columns, x.astype(np.float32)) + self.offset)
 
-    def why(self, rows: NDArray[np.int32], values: NDArray[np.int32], items: NDArray[np.int32]) -> Floats:
-        """What each word adds to the person's score of each of these items, shape (len(rows), len(items)).
+    def why(self, heard: Heard, items: NDArray[np.int32]) -> Floats:
+        """What each word adds to the person's score of each of these items, shape (words, len(items)).
 
         The score is linear in what the words pull, so these add up to it, but for what everybody gets.
         """
-        if not len(rows):
-            return np.zeros((0, len(items)))
-        gram, pulls = self._words(rows, values)
-        return np.asarray(pulls @ np.linalg.solve(gram, self.items[items].T))
-
-    def _words(self, rows: NDArray[np.int32], values: NDArray[np.int32]) -> tuple[Floats, Floats]:
-        """The curvature with these words, and what each of them pulls beyond an unseen item, (len(rows), d)."""
-        like, dislike, unseen = self.weights
-        said, offset = self.items[rows].astype(np.float64), self.offset[rows].astype(np.float64)
-        weight = np.where(values > 0, like, dislike)
-        target = np.where(values > 0, 1.0, self.dislike)
-        gram = self.gram + said.T @ (said * (weight - unseen)[:, None])
-        return gram, said * (weight * (target - offset) + unseen * offset)[:, None]
+        return np.asarray(heard.pulls @ (heard.inverse @ self.items[items].T))
 
 
 @dataclass(frozen=True)
 class Picks:
     """Items in the order to show them, their scores (None: drawn, and the model does not know it), and how chosen.
 
-    `reasons` of each, where they were asked for; `likes` and `dislikes` are how many words the person had said.
+    `reasons` of each, where they were asked for; `likes` and `dislikes` are how many words the person had said;
+    `version` is the model's.
     """
 
     items: tuple[str, ...]
@@ -112,6 +130,7 @@ class Picks:
     reasons: tuple[tuple[Reason, ...], ...] = field(default=(), compare=False)
     likes: int = field(default=0, compare=False)
     dislikes: int = field(default=0, compare=False)
+    version: int = field(default=0, compare=False)
 
     def shown(self, user: str, first: int = 0) -> Shown:
         """The event to store when the list is shown."""
@@ -119,7 +138,7 @@ class Picks:
 
 
 def draw(
-    scores: Scores, allowed: NDArray[np.int32], k: int, explore: float, rng: np.random.Generator
+    scores: Scores, allowed: NDArray[np.integer], k: int, explore: float, rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
     """Up to k of the allowed rows, and the probability of each at its place.
 
@@ -129,14 +148,9 @@ def draw(
     """
     if k < 1 or not 0 <= explore <= 1:
         raise InvalidArgument(f"k={k}, explore={explore}; expected at least 1, and a probability")
-    last = -scores[allowed]  # NaN comes after everything
-    if len(last) > 2 * k:  # of the best 2 k at least k are left whatever exploring takes
-        near = np.flatnonzero(~(last > np.partition(last, 2 * k)[2 * k]))
-        last, known = last[near], allowed[near]
-    else:
-        known = allowed
-    order = np.lexsort((known, last))
-    best = iter(known[order[~np.isnan(last[order])]].tolist())
+    of = scores[allowed]
+    near = np.flatnonzero(of >= _bar(of, 2 * k))  # of the best 2 k at least k are left whatever exploring takes
+    best = iter(allowed[near[np.lexsort((allowed[near], -of[near]))]].tolist())
     taken: dict[int, float] = {}
     top = next(best, None)
     for left in range(len(allowed), max(0, len(allowed) - k), -1):
@@ -151,7 +165,18 @@ def draw(
     return list(taken), list(taken.values())
 
 
-def _other(allowed: NDArray[np.int32], taken: dict[int, float], rng: np.random.Generator) -> int:
+def _bar(scores: Scores, n: int) -> float:
+    """A score that at least n reach, all of the best n among them, and not many more; -inf where there are fewer.
+
+    The n-th best of the blocks' best: n blocks hold one such score each. Ten times as fast as finding the n-th best.
+    """
+    whole = len(scores) // _BLOCK * _BLOCK
+    tops = np.fmax.reduce(scores[:whole].reshape(-1, _BLOCK), axis=1)  # NaN where the model knows none of a block
+    tops = tops[~np.isnan(tops)]
+    return float(np.partition(tops, -n)[-n]) if len(tops) >= n else -np.inf
+
+
+def _other(allowed: NDArray[np.integer], taken: dict[int, float], rng: np.random.Generator) -> int:
     """One of the rows not taken, each alike."""
     if len(allowed) > 2 * len(taken):
         while (row := int(allowed[rng.integers(len(allowed))])) in taken:

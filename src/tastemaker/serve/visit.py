@@ -7,8 +7,10 @@ stored then too, for what they are shown is logged. Every POST carries a token t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -47,13 +49,18 @@ class Site:
     signer: Signer
     accounts: Kept[Any]  # what the page Audit tells
     boards: dict[str, Kept[Any]] = field(default_factory=dict)  # leaderboards of tags
-    known: set[str] = field(default_factory=set)  # people met since the start
+    tables: dict[str, Any] = field(default_factory=dict)  # leaderboards as HTML
+    own: threading.local = field(default_factory=threading.local)
     count: itertools.count[int] = field(default_factory=itertools.count)
 
     def rng(self) -> np.random.Generator:
-        """A generator of its own for each request: they are not to be shared by threads."""
-        seed = self.settings.seed
-        return np.random.default_rng(None if seed is None else [seed, next(self.count)])
+        """A generator of this thread's own, for they are not to be shared; with a seed, of this request's own."""
+        if (seed := self.settings.seed) is not None:
+            return np.random.default_rng([seed, next(self.count)])
+        if not hasattr(self.own, "rng"):
+            self.own.rng = np.random.default_rng()
+        found: np.random.Generator = self.own.rng
+        return found
 
     def join(self, person: str) -> str:
         """Store a person who is not there yet."""
@@ -61,7 +68,6 @@ class Site:
             self.store.user(person)  # who comes back after a restart costs no write
         except UnknownId:
             self.store.add(Joined(person))
-        self.known.add(person)
         return person
 
     def due(self, seq: int) -> bool:
@@ -145,11 +151,9 @@ async def visit(request: Request) -> Visit:
         if (origin := request.headers.get("origin")) and urlsplit(origin).netloc != request.headers.get("host"):
             raise Refused(403, f"a request from {origin[:80]}; only this gallery's own pages may change something")
     person, number = found or (f"guest-{secrets.token_hex(3)}", secrets.token_hex(8))
-    if person not in site.known:
-        try:
+    if not site.store.knows(person):
+        with contextlib.suppress(Conflict):  # stored meanwhile by another rule, such as an import
             await run_in_threadpool(site.join, person)
-        except Conflict:
-            site.known.add(person)  # stored by another rule, such as an import
     request.state.person = person
     return Visit(request, site, person, number, fresh=found is None)
 

@@ -16,6 +16,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -23,12 +24,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from tastemaker.errors import DataError, InvalidArgument
+from tastemaker.errors import DataError, InvalidArgument, MissingExtra
 from tastemaker.generate import zoo
 from tastemaker.generate.grid import draw_recipes
 from tastemaker.generate.picture import Recipe, read_recipe, write_picture
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _KEPT = 3  # models
 _BATCH = 4  # pictures drawn at once
 _EVERY = 0.5  # seconds between two words on how far a job is
+_DEVICE = re.compile(r"none|auto|cpu|mps|(cuda|xpu)(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,29 @@ def run(where: str, pictures: Path, device: str, parent: int | None = None, *, o
         draws = Draftsman(store, pictures, Kept(device))
         stop = lambda: ends.is_set() or parent not in (None, os.getppid())  # noqa: E731
         work_on(Jobs(store), draws, worker=f"{os.uname().nodename} {os.getpid()}", device=device, stop=stop, once=once)
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Refuse here what a worker's process would only find out with its first job.
+
+    Raises InvalidArgument for what is no device, or one this machine lacks; MissingExtra without PyTorch.
+    """
+    for one in devices:
+        if _DEVICE.fullmatch(one) is None:
+            raise InvalidArgument(f"device '{one}'; expected auto, cpu, cuda:0, cuda:1, ..., or none to draw elsewhere")
+    if all(one == "none" for one in devices):
+        return
+    if find_spec("torch") is None or find_spec("diffusers") is None:
+        raise MissingExtra("diffusers", "generate")
+    for one in devices:
+        if one not in ("none", "auto", "cpu"):
+            import torch
+
+            try:
+                torch.zeros(0, device=one)
+            except (RuntimeError, AssertionError) as error:
+                told = str(error).splitlines()[0]
+                raise InvalidArgument(f"device '{one}' cannot be used here ({told}); try auto or cpu") from error
 
 
 @contextlib.contextmanager

@@ -4,14 +4,18 @@ Everything here is computed from the log alone, so that anybody with an export c
 makes one reaction weigh as much as 5,000; the effective sample says how many equally weighted ones the weighted ones
 are worth (Kish).
 
-It is computed in the background and kept until something happens; where that takes longer than a moment, the page shows
-the last account and says as of when.
+No request computes it: it is made in the background, of a long log in a process of its own, and kept until something
+happens. Where a new one takes longer than a moment the page shows the last account and says as of when.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,7 @@ DRILL = "drill.json"
 _FIGURES = 60  # of a drill
 _NAMES, _NUMBERS = ("victim", "attack", "defence"), ("hit_rate_before", "hit_rate", "accuracy", "accuracy_change")
 _DOUBTS = 40  # shown
+_LONG = 100_000  # rows: a process takes longer to start than fewer take to count
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,42 @@ class Account:
     policies: list[dict[str, Any]]
 
 
-def account(store: Store, gallery: Gallery) -> Account:
-    """Of the log as it is now."""
+@dataclass(frozen=True)
+class Origins:
+    """Of each picture its maker, and of its model how well known it is."""
+
+    makers: Mapping[str, str]
+    downloads: Mapping[str, int | None]
+
+    @classmethod
+    def of(cls, gallery: Gallery) -> Origins:
+        gallery.refresh()
+        known = {name: model.downloads for name, model in gallery.models.items()}
+        pictures = gallery.everything()
+        return cls({one.id: one.maker for one in pictures}, {one.id: known.get(one.model) for one in pictures})
+
+
+def accounts(store: Store, gallery: Gallery) -> Account:
+    """Of the log as it is now; of a long one by a process of its own, for it would slow every page down."""
+    origins = Origins.of(gallery)
+    if sum(store.counts().values()) < _LONG:
+        return account(store, origins)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(5,)) as process:
+        return process.submit(_account_of, store.where, origins).result()
+
+
+def account(store: Store, origins: Origins) -> Account:
+    """Of the log as it is now, here."""
     seq = store.seq()
-    gallery.refresh()
     log = store.log(last=True, upto=seq)
-    table, groups = _stakeholders(log, gallery)
-    return Account(seq, s.now(), store.counts(), table, groups, _makers(log, gallery), policies(log))
+    table, groups = _stakeholders(log, origins)
+    return Account(seq, s.now(), store.counts(), table, groups, _makers(log, origins), policies(log))
+
+
+def _account_of(where: str, origins: Origins) -> Account:
+    with Store(where) as store:
+        return account(store, origins)
 
 
 @router.get("/audit", summary="Stakeholders, exposure by maker, propensities, doubts, the last attack drill")
@@ -138,9 +172,9 @@ def _impressions(log: FeedbackLog) -> pl.DataFrame | None:
     return joined.with_columns(pl.when("last").then(c.VALUE).alias(c.VALUE))
 
 
-def _makers(log: FeedbackLog, gallery: Gallery) -> list[dict[str, Any]]:
+def _makers(log: FeedbackLog, origins: Origins) -> list[dict[str, Any]]:
     """A row a maker: pictures, how often shown and liked, and its exposure against its share of the pictures."""
-    pictures = {one.id: one.maker for one in gallery.everything()}
+    pictures = origins.makers
     maker = [pictures.get(id, NONE) for id in log.item_ids.series]
     names = sorted(set(maker))
     at = np.array([names.index(name) for name in maker], np.int64)
@@ -163,22 +197,21 @@ def _makers(log: FeedbackLog, gallery: Gallery) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["shown"])
 
 
-def _stakeholders(log: FeedbackLog, gallery: Gallery) -> tuple[list[dict[str, Any]], str]:
+def _stakeholders(log: FeedbackLog, origins: Origins) -> tuple[list[dict[str, Any]], str]:
     """The table of `evaluate.stakeholders` over what was really shown, and how makers were grouped; or why not."""
     if log.impressions is None or not len(log):
         return [], "nobody has been shown anything and said something yet"
     once = log.impressions.unique([c.USER, c.ITEM], keep="first", maintain_order=True).sort(c.USER, maintain_order=True)
     lists = once.select(c.USER, c.ITEM, pl.int_range(pl.len(), dtype=pl.Int32).over(c.USER).alias(c.RANK))
     try:
-        groups, how = _groups(log, gallery)
+        groups, how = _groups(log, origins)
         return stakeholders(lists, log, groups, draws=200).to_dicts(), how
     except TastemakerError as error:
         return [], str(error)
 
 
-def _groups(log: FeedbackLog, gallery: Gallery) -> tuple[Groups, str]:
-    models = {one.id: gallery.models.get(one.model) for one in gallery.everything()}
-    downloads = [getattr(models.get(id), "downloads", None) for id in log.item_ids.series]
+def _groups(log: FeedbackLog, origins: Origins) -> tuple[Groups, str]:
+    downloads = [origins.downloads.get(id) for id in log.item_ids.series]
     known = [number for number in downloads if number is not None]
     if known:
         half = float(np.median(known))

@@ -38,7 +38,6 @@ def become(here: Here, name: Annotated[str, Form(max_length=60)] = "") -> Respon
             raise Refused(409, f"'{name}' stands for a simulated person; choose another name") from error
     elif here.public and name != here.person:
         raise Refused(403, f"'{name}' is somebody else's; choose a name that nobody has")
-    here.site.known.add(name)
     other = here.as_person(name)
     return other.go("/for-you", {"person": other.person, "token": other.token})
 

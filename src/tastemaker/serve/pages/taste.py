@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tastemaker.errors import TastemakerError, UnknownId
 from tastemaker.serve.answers import status_of
-from tastemaker.serve.cards import Card, card, show
+from tastemaker.serve.cards import Card, as_shown, card, show
 from tastemaker.serve.events import Receipt, Said, Undone
 from tastemaker.serve.gallery import Picture
 from tastemaker.serve.store import Past, Word
@@ -26,12 +26,12 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=100)]
 
 
 @router.get("/for-you", summary="Pictures chosen for you; each is logged as shown")
-def for_you(
+async def for_you(
     here: Here,
     k: Annotated[int, Query(ge=1, le=50, description="How many; the page shows one at a time.")] = 1,
     again: Annotated[bool, Query(description="Also what you were shown before and said nothing about.")] = False,
 ) -> Response:
-    return _chosen(here, k, again=again)
+    return await _chosen(here, k, again=again)
 
 
 @router.post("/say", summary="Like, superlike or dislike a picture")
@@ -52,7 +52,7 @@ async def say(
     if here.site.due(receipt.seq):
         await run_in_threadpool(here.site.learned)
     if then == "deck":
-        return await run_in_threadpool(_chosen, here, 1)
+        return await _chosen(here, 1)
     if receipt.repeated:  # something else may have been said since
         return await run_in_threadpool(_again, here, picture, impression, receipt.seq)
     word = Word(said.value, said.superlike, receipt.seq, receipt.time)
@@ -120,8 +120,8 @@ def undo(
     known = [site.gallery.get(item) for item in past.items if site.gallery.has(item)]
     if then == "deck" and known:
         cards = show(site, here.person, known[:1], "undone", [1.0], why=["You took your word back."])
-        values = site.store.stand(here.person).values
-        return _deck(here, cards, int((values > 0).sum()), int((values < 0).sum()))
+        values, version = site.store.stand(here.person).values, site.learner.version.version
+        return _deck(here, cards, int((values > 0).sum()), int((values < 0).sum()), version)
     if then == "card" and known and past.value is not None:
         return _again(here, known[0], None, past.seq)
     return here.go("/history", {"undone": past.seq, "items": past.items})
@@ -145,26 +145,30 @@ def _told(here: Visit, picture: Picture, word: Word | None, impression: int | No
     return here.go(shown.page, {"seq": seq, "card": shown.__dict__})
 
 
-def _chosen(here: Visit, k: int, *, again: bool = False) -> Response:
-    site, person = here.site, here.person
-    site.gallery.refresh()
+async def _chosen(here: Visit, k: int, *, again: bool = False) -> Response:
+    picks, pictures, why = await run_in_threadpool(_picked, here.site, here.person, k, again)
+    cards: list[Card] = []
+    if pictures:
+        shown = picks.shown(here.person)
+        receipt = await asyncio.wrap_future(here.site.store.submit(shown))  # no thread waits for the disk
+        cards = as_shown(pictures, shown, receipt.seq, why, {})  # nothing was said of any of these
+    return _deck(here, cards, picks.likes, picks.dislikes, picks.version)
+
+
+def _picked(site: Site, person: str, k: int, again: bool) -> tuple[Picks, list[Picture], list[str]]:
+    """What to show, and why."""
+    stand = site.store.stand(person)
+    site.gallery.refresh(stand.n_items)
     picks = site.learner.recommend(
-        person, k, among=site.gallery.rows, unseen_only=not again, explore=site.settings.explore, reasons=3,
-        rng=site.rng(),
+        person, k, among=site.gallery.allowed, stand=stand, unseen_only=not again, explore=site.settings.explore,
+        reasons=3, rng=site.rng(),
     )  # fmt: skip
     pictures = [site.gallery.get(item) for item in picks.items]
-    why = [_why(site, picks, at) for at in range(len(pictures))]
-    cards = show(site, person, pictures, picks.policy, picks.probabilities, why=why, words={})  # on none of these
-    return _deck(here, cards, picks.likes, picks.dislikes)
+    return picks, pictures, [_why(site, picks, at) for at in range(len(pictures))]
 
 
-def _deck(here: Visit, cards: list[Card], likes: int, dislikes: int) -> Response:
-    facts = {
-        "cards": cards,
-        "likes": likes,
-        "dislikes": dislikes,
-        "version": here.site.learner.version.version,
-    }
+def _deck(here: Visit, cards: list[Card], likes: int, dislikes: int, version: int) -> Response:
+    facts = {"cards": cards, "likes": likes, "dislikes": dislikes, "version": version}
     return here.page("_deck.html" if here.htmx else "for_you.html", facts, view={"total": len(here.site.gallery)})
 
 

@@ -12,28 +12,31 @@ import itertools
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Form, Query
+from markupsafe import Markup
 from starlette.responses import Response
 
 from tastemaker.choose import pairing, rating, votes
 from tastemaker.choose.belief import Belief, Leaderboard
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.errors import InvalidArgument, UnknownId
+from tastemaker.serve.answers import templates
 from tastemaker.serve.board import on_models
 from tastemaker.serve.cards import card, show
 from tastemaker.serve.events import Voted
-from tastemaker.serve.gallery import NONE, Picture, Wish
+from tastemaker.serve.gallery import NONE, Picture
 from tastemaker.serve.kept import Kept
 from tastemaker.serve.visit import Here, Site, Visit
 
 router = APIRouter(tags=["vote"])
 _MOST = 9  # keys 1 to 9
-_ANY = Wish()
+_MEET = 32  # models of a prompt
+_TABLES = 50  # kept as HTML
 
 
 @router.get("/compare", summary="A blind question: which of these pictures of one prompt is best?")
@@ -90,17 +93,19 @@ def leaderboard(
 ) -> Response:
     site = here.site
     site.gallery.refresh()
-    if not len(site.gallery):
-        rows: list[dict[str, Any]] = []
-        about = "nobody: the gallery is empty"
-    else:
-        board = _of_tag(site, tag) if tag else site.learner.leaderboard(person=here.person if mine else None)
-        rows, about = ([] if board is None else placed(site, board)), "" if board is None else board.about
-    tags = [name for name, _ in site.gallery.counts(_ANY)["tag"] if name != NONE]
-    facts = {"rows": rows, "about": about, "votes": site.store.counts()["votes"], "tag": tag, "mine": mine}
-    ends = [row["low"] for row in rows] + [row["high"] for row in rows]
-    view = {"tags": tags, "low": min(ends, default=-1.0), "high": max(ends, default=1.0)}
-    return here.page("leaderboard.html", facts, view=view)
+    votes = site.store.counts()["votes"]
+    board, counted = None, votes
+    if len(site.gallery):
+        if tag:
+            counted, board = _of_tag(site, tag) or (votes, None)
+        else:
+            board = site.learner.leaderboard(person=here.person if mine else None)
+    table = None if board is None else _table(site, board, f"tag {tag}" if tag else "" if not mine else None)
+    facts = {
+        "rows": [] if table is None else table.rows, "about": "" if board is None else board.about, "votes": votes,
+        "waiting": max(0, votes - counted), "tag": tag, "mine": mine,
+    }  # fmt: skip
+    return here.page("leaderboard.html", facts, view={"tags": site.gallery.tags, "table": table and table.html})
 
 
 def _ask(here: Visit, k: int, tag: str, order: bool, last: dict[str, Any] | None) -> Response:
@@ -143,6 +148,10 @@ def _question(site: Site, k: int, tag: str) -> tuple[list[Picture], str, float] 
 
     Two models are those that `pairing.ask` asks about, on its sides; more are drawn by lot, with their order. None
     where no prompt has pictures by two models. Where no prompt has k models, as many as there are.
+
+    Where many models drew the prompt, some drawn by lot meet: a pair that tells nearly as much is among them, the
+    question costs little, and two people asked at once are asked different things. The probability is that both were
+    drawn, times that of the pair among those drawn: 1 / it has mean 1 over all that might have been asked.
     """
     models = site.gallery.battles(tag)
     if not models:
@@ -151,10 +160,14 @@ def _question(site: Site, k: int, tag: str) -> tuple[list[Picture], str, float] 
     prompts = [prompt for prompt, of in models.items() if len(of) >= k]
     rng, settings = site.rng(), site.settings
     of = models[prompts[int(rng.integers(len(prompts)))]]
+    met = list(of)
+    if len(of) > _MEET:
+        met = [met[at] for at in rng.permutation(len(of))[:_MEET]]
     belief = site.learner.belief() if k == 2 and settings.ask != "random" else None
-    if belief is not None and (belief.ids.find(list(of)) >= 0).all():  # a picture stored without a model has no board
-        two = pairing.ask(_part(belief, list(of)), policy=settings.ask, ties=True, explore=settings.explore, rng=rng)
-        names, policy, chance = [str(two.left), str(two.right)], f"{settings.ask} battle", two.probability
+    if belief is not None and (belief.ids.find(met) >= 0).all():  # a picture stored without a model has no board
+        two = pairing.ask(_part(belief, met), policy=settings.ask, ties=True, explore=settings.explore, rng=rng)
+        names, policy = [str(two.left), str(two.right)], f"{settings.ask} battle"
+        chance = two.probability * math.perm(len(met), 2) / math.perm(len(of), 2)
     else:
         names = [list(of)[at] for at in rng.permutation(len(of))[:k]]
         policy, chance = "random battle", 1 / math.perm(len(of), k)
@@ -201,16 +214,42 @@ def placed(site: Site, board: Leaderboard) -> list[dict[str, Any]]:
     ]
 
 
-def _of_tag(site: Site, tag: str) -> Leaderboard | None:
-    """A board fitted from the votes on one tag, anew where there are others since; None where there are none."""
-    if tag not in {name for name, _ in site.gallery.counts(_ANY)["tag"]}:
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A board as rows and as HTML, kept while it is the same: two hundred rows take longer to write than to read."""
+
+    board: Leaderboard
+    rows: list[dict[str, Any]]
+    html: Markup
+
+
+def _table(site: Site, board: Leaderboard, name: str | None) -> Table:
+    """The table of a board; kept under a name where it has one."""
+    found: Table | None = site.tables.get(name) if name is not None else None
+    if found is None or found.board is not board:
+        rows = placed(site, board)
+        low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+        text = templates().get_template("_board.html").render(rows=rows, low=low, high=high)
+        found = Table(board, rows, Markup(text))
+        if name is not None and (name in site.tables or len(site.tables) < _TABLES):
+            site.tables[name] = found
+    return found
+
+
+def _of_tag(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
+    """A board fitted from the votes on one tag, and how many votes there were then; None where there are none.
+
+    Fitted anew where there are others since; where that takes longer than a moment, the last one.
+    """
+    if tag not in site.gallery.tags:
         raise UnknownId(f"no picture has the tag '{tag[:80]}'; the Explore page lists those there are")
     counts = site.store.counts()
     key = counts["votes"], counts["retractions"], counts["generations"], site.learner.version.version
     return site.boards.setdefault(tag, Kept(partial(_fitted, site, tag), patience=30)).get(key)
 
 
-def _fitted(site: Site, tag: str) -> Leaderboard | None:
+def _fitted(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
+    votes = site.store.counts()["votes"]
     model_of = {one.id: one.model for one in site.gallery.everything()}
     known = [
         replace(on_models(vote, model_of), person=None, tag=None)
@@ -221,4 +260,4 @@ def _fitted(site: Site, tag: str) -> Leaderboard | None:
     if not known:
         return None
     board = rating.fit(known, Vocabulary.of(sorted(set(model_of.values())))).leaderboard()
-    return replace(board, about=f"everybody, on prompts of '{tag}'")
+    return votes, replace(board, about=f"everybody, on prompts of '{tag}'")
