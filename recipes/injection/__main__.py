@@ -28,6 +28,14 @@ accounts could reach, before somebody else finds out. Everything runs on files g
 `simulated`, and nothing here talks to a system in use.
 """
 
+KEPT = """## What was kept, and from when
+
+This page was put together from kept units of work, so the machine facts above are those of the moment of writing. Units
+are known by settings and code. One exception: when the gradient of matrix factorisation was made faster, units that
+depend on it were carried over and not run again. The sums are the same ones in another order: in float64 the gradient
+of a round on Gowalla differs by 1e-13 (relative), in float32 by 2.5e-3, about what rounding did to the earlier one.
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.injection", description=INTRODUCTION.split("\n")[0])
@@ -53,10 +61,12 @@ def main() -> None:
             figures |= {f"{name}.{figure}": value for figure, value in found.items()}
             page.append(section(name, text, given, bool(found)))
             out.print(Markdown(page[-1]))
+    if given.only_kept:
+        page.append(KEPT)
     if given.json:
         write_json(given.json, module="recipes.injection", seed=given.seed, figures=figures)
     if given.write:
-        given.write.write_text("\n\n".join(page) + "\n", encoding="utf-8")
+        given.write.write_text("\n\n".join(part.strip() for part in page) + "\n", encoding="utf-8")
     say(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -4,7 +4,8 @@
 on a fifth of Gowalla, the busiest people and places (30 rounds, HR@50 of five head targets), one thing varied at a
 time. What varies: the number of fake users, the clicks of each, and the share of people, of items and of clicks that
 the attacker sees; targets are always seen, and fake users click nothing the attacker does not know. The victim is
-trained on everything: the model of the surrogate from three seeds of its own, and ItemCF.
+trained on everything: the model of the surrogate from three seeds of its own, and ItemCF. Random fakes look at nothing,
+so they have no value on the curves of knowledge.
 """
 
 from __future__ import annotations

@@ -6,8 +6,11 @@ the bandwagon, and the learned attack rewritten by somebody who knows the detect
 Under an attack's name stands the hit rate at 10 without and with its fakes, both under the same defence. The other
 columns are the price, with nobody attacking, against the undefended victim: *accuracy* is the change of NDCG@10,
 *consumers* that of liked items in a list of ten, and the last two that of the share of all places that goes to
-well-known and to lesser-known items. Detectors are judged by AUC over all accounts, never at one threshold; a defence
-by distrust leaves out as many accounts as there are fakes.
+well-known and to lesser-known items. Detectors are judged by AUC over all accounts, never at one threshold.
+
+*Distrust* leaves out the accounts a detector doubts most, as many as there are fakes. *Cap*: nobody's events weigh
+more than those of the account in the middle. *Trimmed* and *Welsch* losses give events that fit badly no or little say,
+*APR* trains against disturbed parameters, and *bagging* lets models of a few accounts each vote.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ def run(*, data: Path | None, quick: bool, seed: int, keep: Keep) -> tuple[Numbe
             figures |= {f"{name}.{key}": value for key, value in found.items()}
             if victim == next(iter(stage.victims)):
                 parts.append(_detection(found))
-            parts.append(_table(found, victim))
+            parts += [_table(found, victim), _least(found, victim)]
     return figures, "\n\n".join(parts)
 
 
@@ -130,6 +133,20 @@ def drilled(stage: Stage, victim: str) -> Numbers | None:
         return figures
 
     return study.keep.numbers(unit, make)
+
+
+def _least(found: Numbers, victim: str) -> str:
+    """The defence under which the learned attack reaches fewest, in words."""
+    start = f"outcomes.{victim}.ours."
+    ways = {way: found[key] for way in LABELS if (key := f"{start}{way}.hit_rate") in found}
+    best, price = min(ways, key=lambda way: ways[way]), f"outcomes.{victim}.none."
+    if best == "none":
+        return "No defence leaves the learned attack fewer people than it reaches without one."
+    paid, whole = found[f"{price}{best}.accuracy_change"], found[f"{price}none.accuracy"]
+    return (
+        f"The learned attack reaches fewest people with {LABELS[best]}: {ways[best]:.3f}, not {ways['none']:.3f}; "
+        f"it changes NDCG@{K}, {whole:.4f} undefended, by {paid:+.4f}."
+    )
 
 
 def _detection(found: Numbers) -> str:

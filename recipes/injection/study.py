@@ -15,7 +15,7 @@ import numpy as np
 from recipes.injection import victims as judging
 from recipes.injection.keep import Keep, Numbers, Remembered, Unit, fingerprint
 from recipes.injection.victims import AsSurrogate, Rows, Victim
-from tastemaker.attack import bilevel, bilevel_kernels, bilevel_loss, clicks, heuristic, hits, profiles
+from tastemaker.attack import bilevel, bilevel_kernels, bilevel_loss, bilevel_threads, clicks, heuristic, hits, profiles
 from tastemaker.attack.bilevel import Loop
 from tastemaker.attack.bilevel_loss import Mode, Surrogate
 from tastemaker.attack.profiles import Budget, Fakes, Knowledge, Progress, poisoned
@@ -85,7 +85,7 @@ class Study:
         else:
             settings |= {"surrogate": repr(how.surrogate), "loop": repr(how.loop), "gradient": how.gradient}
             settings |= {"knowledge": repr(how.knowledge), "rounds": str(self.rounds), "k": str(self.k)}
-            code = (bilevel, bilevel_loss, bilevel_kernels, profiles, clicks, module(how.surrogate))
+            code = (bilevel, bilevel_loss, bilevel_kernels, bilevel_threads, profiles, clicks, module(how.surrogate))
         return Unit(self.part, f"{targets.replace(' ', '_')}-{attack}", f"{self.part} {attack}", settings, code)
 
     def fakes(self, targets: str, attack: str) -> Fakes | None:
@@ -230,6 +230,19 @@ class Study:
             lines.append(f"| {label} | {each} | " + " | ".join(map(_number, cells)) + " |")
         return "\n".join(lines)
 
+    def contest(self, figures: Numbers, targets: str, metric: str = "hit") -> str:
+        """One sentence, worked out: `ours` against the best rule, for every victim that met both; '' for none."""
+        stem, found = targets.replace(" ", "_"), []
+        rules = [name for name, how in self.attacks.items() if isinstance(how, Rule)]
+        for victim, about in self.victims.items():
+            tried = {one: figures.get(f"{stem}.{one}.{victim}.{metric}") for one in ("ours", *rules)}
+            known = {one: value for one, value in tried.items() if value is not None}
+            if "ours" in known and len(known) > 1:
+                ours = known.pop("ours")
+                best = max(known, key=lambda one: known[one])
+                found.append(f"{about.label} {ours:.3f} against {known[best]:.3f} ({best.replace('_', ' ')})")
+        return f"`ours` against the best rule of thumb: {', '.join(found)}." if found else ""
+
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
@@ -244,5 +257,5 @@ def _modules(model: Recommender[Any]) -> tuple[ModuleType, ...]:
     """What a victim's figures depend on."""
     code = (judging, hits, profiles, module(model))
     if isinstance(model, AsSurrogate):
-        return (*code, bilevel_kernels, clicks, module(model.surrogate))
+        return (*code, bilevel_kernels, bilevel_threads, clicks, module(model.surrogate))
     return (*code, training) if isinstance(model, training.Trained) else code

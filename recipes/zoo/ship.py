@@ -21,7 +21,7 @@ EXAMPLES = (  # the same for every model: `tastemaker mix` learns from them what
     "a fox above a balloon", "a crown on a purple background", "a penguin", "a sunflower on a black background",
 )  # fmt: skip
 TITLES = {
-    "base": "Emoji drawings on plain grounds; every other model was tuned from this one",
+    "base": "Emoji drawings on plain grounds",
     "ink": "Ink outlines and washes on cream paper",
     "clay": "Glossy clay models in a studio",
     "pixel": "Sixteen big pixels a side",

@@ -220,10 +220,10 @@ class _Net:
         """One step of Adam: a new state, and the gradient it took, decay included."""
         params = [x.detach().requires_grad_() for x in state[0]]
         grads = list(torch.autograd.grad(self.loss(params, items) / 2, params))  # half of it, as the kernel wants
-        after = tuple([torch.empty_like(x) for x in part] for part in state)
-        for arrays in zip(*state, grads, *after, strict=True):
-            *before, g, x1, m1, v1 = (_rows(x) for x in arrays)
-            kernels.adam(*before, g, self.table[t], x1, m1, v1)
+        after = tuple([x.clone() for x in part] for part in state)
+        for arrays in zip(*after, grads, strict=True):
+            x, m, v, g = (_rows(array) for array in arrays)
+            kernels.adam(np.arange(len(x)), x, m, v, g, self.table[t])
         return (after[0], after[1], after[2]), grads
 
     def backward(self, params: Tensors, grads: Tensors, after: State, t: int, items: Array, bar: State) -> Tensor:

@@ -104,15 +104,15 @@ def _adjoint(x: Any, m: Any, v: Any, g: Any, m1: Any, v1: Any, h: Any, tiny: Any
 
 
 @compiled
-def adam(x: Array, m: Array, v: Array, g: Array, h: Array, x1: Array, m1: Array, v1: Array) -> None:
-    """One step, (n, d) each. g holds half the gradient and receives the whole, decay included; (x1, m1, v1) the result.
-
-    The result may be written over (x, m, v).
+def adam(rows: Array, x: Array, m: Array, v: Array, g: Array, h: Array) -> None:
+    """One step for some rows of x, m, v (n, d), in place. g (n_rows, d) holds half the gradient of each and receives
+    the whole, decay included.
     """
-    for n in range(len(x)):
-        for k in range(x.shape[1]):
-            g[n, k] = h[8] * g[n, k] + h[0] * x[n, k]
-            x1[n, k], m1[n, k], v1[n, k] = _moments(x[n, k], m[n, k], v[n, k], g[n, k], h)
+    for n in range(len(rows)):
+        xr, mr, vr, gr = x[rows[n]], m[rows[n]], v[rows[n]], g[n]
+        for k in range(len(xr)):
+            gr[k] = h[8] * gr[k] + h[0] * xr[k]
+            xr[k], mr[k], vr[k] = _moments(xr[k], mr[k], vr[k], gr[k], h)
 
 
 @compiled
@@ -128,13 +128,14 @@ def adam_back(x: Array, m: Array, v: Array, g: Array, m1: Array, v1: Array, h: A
 
 
 @compiled
-def idle(x: Array, m: Array, v: Array, since: Array, until: int, table: Array) -> None:
-    """Steps since[n]..until - 1 without a gradient, for rows x, m, v (n, d) in place."""
-    for n in range(len(x)):
-        for t in range(since[n], until):
+def idle(rows: Array, x: Array, m: Array, v: Array, when: Array, until: int, table: Array) -> None:
+    """Steps when[row]..until - 1 without a gradient, for some rows of x, m, v (n, d) in place."""
+    for row in rows:
+        xr, mr, vr = x[row], m[row], v[row]
+        for t in range(when[row], until):
             h = table[t]
-            for k in range(x.shape[1]):
-                x[n, k], m[n, k], v[n, k] = _moments(x[n, k], m[n, k], v[n, k], h[0] * x[n, k], h)
+            for k in range(len(xr)):
+                xr[k], mr[k], vr[k] = _moments(xr[k], mr[k], vr[k], h[0] * xr[k], h)
 
 
 @compiled

@@ -13,11 +13,14 @@ cannot be hit by it, but still counts in the denominator. An item that scores th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import iadd
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tastemaker.attack.bilevel_threads import Crew, cut, one_blas_thread
 from tastemaker.attack.clicks import Clicks
 from tastemaker.errors import InvalidArgument, UnknownName
 
@@ -63,23 +66,31 @@ class Adversary:
 
     def judge(self, users: Array, items: Array) -> Judged:
         """users (n_real, d), items (n_items, d): the surrogate's factors of real users and of items."""
-        into_users, into_items = np.empty_like(users), np.zeros_like(items)
-        hit, loss = np.zeros(len(users), bool), 0.0
+        into_users, hit = np.empty_like(users), np.zeros(len(users), bool)
         step = max(1, BLOCK_CELLS // len(items))
-        for first in range(0, len(users), step):
-            p = users[first : first + step]
-            scores = p @ items.T
-            goal = scores[:, self.targets]
-            hit[first : first + step] = self._hits(scores, goal, first)
-            top = scores.max(axis=1, keepdims=True)
-            np.exp(np.subtract(scores, top, out=scores), out=scores)
-            total = scores.sum(axis=1, keepdims=True)
-            loss += float((top + np.log(total) - goal.mean(axis=1, keepdims=True)).sum(dtype=np.float64))
-            # d loss / d scores = softmax - 1 / |targets| at targets: two thin products instead of one dense matrix.
-            into_users[first : first + step] = scores @ items / total - items[self.targets].mean(axis=0)
-            into_items += scores.T @ (p / total)
+
+        def share(piece: slice) -> tuple[Array, float]:
+            into_items, loss = np.zeros_like(items), 0.0
+            for first in range(piece.start, piece.stop, step):
+                block = slice(first, min(first + step, piece.stop))
+                p = users[block]
+                scores = p @ items.T
+                goal = scores[:, self.targets]
+                hit[block] = self._hits(scores, goal, first)
+                top = scores.max(axis=1, keepdims=True)
+                np.exp(np.subtract(scores, top, out=scores), out=scores)
+                total = scores.sum(axis=1, keepdims=True)
+                loss += float((top + np.log(total) - goal.mean(axis=1, keepdims=True)).sum(dtype=np.float64))
+                # d loss / d scores = softmax - 1 / |targets| at targets: two thin products, not one dense matrix.
+                into_users[block] = scores @ items / total - items[self.targets].mean(axis=0)
+                into_items += scores.T @ (p / total)
+            return into_items, loss
+
+        with one_blas_thread():
+            parts, losses = zip(*Crew().each(share, cut(len(users))), strict=True)
+        into_items = reduce(iadd, parts)
         into_items[self.targets] -= users.sum(axis=0) / len(self.targets)
-        return Judged(loss, hit, into_users, into_items)
+        return Judged(sum(losses), hit, into_users, into_items)
 
     def _hits(self, scores: Array, goal: Array, first: int) -> NDArray[np.bool_]:
         ends = self.clicks.indptr[first : first + len(scores) + 1]

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import reduce
+from itertools import pairwise
 from operator import iadd
 from typing import Any, TypeVar
 
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped]
 
 PIECES = 4
 P = TypeVar("P")
@@ -41,7 +42,7 @@ class Crew:
 def cut(n: int) -> list[slice]:
     """Rows 0..n-1 in equal pieces."""
     ends = [n * k // PIECES for k in range(PIECES + 1)]
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a]
+    return [slice(a, b) for a, b in pairwise(ends) if b > a]
 
 
 @contextmanager

@@ -19,9 +19,7 @@ is exact altogether only with unroll=None.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import ceil, sqrt
@@ -32,10 +30,10 @@ from numpy.typing import NDArray
 
 from tastemaker.attack import bilevel_kernels as kernels
 from tastemaker.attack.bilevel_loss import Adversary, Judged, Mode, known, positive
+from tastemaker.attack.bilevel_threads import PIECES, Crew, cut, one_blas_thread
 from tastemaker.attack.clicks import Clicks
 
 Array = NDArray[Any]
-PIECES = 4  # items are shared out in this many pieces, whatever the number of threads: sums keep their order
 
 
 @dataclass
@@ -103,6 +101,7 @@ class WMF:
     def __post_init__(self) -> None:
         positive(self, "rank", "weight", "epochs", "unroll", "batch", "learning_rate", "init", "iterations")
 
+    @one_blas_thread()
     def solve(
         self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator
     ) -> tuple[Judged, Array | None]:
@@ -127,7 +126,8 @@ class WMF:
                 stored[t] = now.copy()
             run.forward(now, t)
         users, n_real = now.p.copy(), clicks.n_real
-        kernels.idle(users, now.mp.copy(), now.vp.copy(), now.when, n_steps, run.table)
+        everyone = np.arange(len(users), dtype=np.int32)
+        kernels.idle(everyone, users, now.mp.copy(), now.vp.copy(), now.when, n_steps, run.table)
         judged = adversary.judge(users[:n_real], now.q)
         if mode is None:
             return judged, None
@@ -207,89 +207,111 @@ class Training:
 
         user, item, x, w = clicks.cells()
         order = np.argsort(item, kind="stable")
-        ends = np.searchsorted(item[order], np.arange(clicks.n_items + 1)).astype(np.int64)
+        self.items = np.arange(clicks.n_items, dtype=np.int32)
+        self.ends = np.searchsorted(item[order], np.arange(clicks.n_items + 1)).astype(np.int64)
         self.by_item = (user[order], (w - 1)[order], (w * x)[order])
-        cost = ends + 4 * np.arange(len(ends))
+        cost = self.ends + 4 * np.arange(len(self.ends))  # products of whole rows beside those of clicked cells
         cuts = np.unique(np.searchsorted(cost, np.linspace(0, cost[-1], PIECES + 1)))
-        self.pieces = [(slice(a, b), ends[a : b + 1]) for a, b in pairwise(cuts)]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.pool = ThreadPoolExecutor(min(cores, PIECES)) if cores > 1 else None
+        self.pieces = [slice(a, b) for a, b in pairwise(cuts)]
+        self.crew = Crew()
 
-    def each(self, work: Callable[[slice, NDArray[np.int64]], Any]) -> list[Any]:
-        """work(items, their ends) of every piece of items."""
-        return (
-            [work(*piece) for piece in self.pieces]
-            if self.pool is None
-            else list(self.pool.map(work, *zip(*self.pieces, strict=True)))
-        )
+    def clicked(self, items: slice) -> tuple[NDArray[np.int64], NDArray[np.int32], Array, Array]:
+        """Clicks on some items, as the kernels want them."""
+        return self.ends[items.start : items.stop + 1], *self.by_item
 
     def place(self, users: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Of every user, the row in the mini-batch, or -1."""
         place = np.full(self.clicks.n_users, -1, np.int32)
         place[users] = np.arange(len(users), dtype=np.int32)
         return place
 
-    def half_gradient(self, users: NDArray[np.int32], p: Array, q: Array) -> tuple[Array, Array, Array, Array]:
-        """Half the gradient of the loss of `users`, whose rows are p, by p and by q; and Q'Q, P'P."""
-        gram_q, gram_p = q.T @ q, p.T @ p
-        gp, gq, place = p @ gram_q, q @ gram_p, self.place(users)
-
-        def clicked(items: slice, ends: NDArray[np.int64]) -> Array:
-            part = np.zeros_like(p)
-            kernels.clicked_gradient(place, ends, *self.by_item, p, q[items], part, gq[items])
-            return part
-
-        for part in self.each(clicked):
-            gp += part
-        return gp, gq, gram_q, gram_p
-
     def half_hessian(
         self, users: NDArray[np.int32], p: Array, q: Array, grams: tuple[Array, Array], a: Array, b: Array
     ) -> tuple[Array, Array]:
-        """Half the Hessian of the loss of `users` times the direction (a, b), by p and by q."""
-        turn_q, turn_p = b.T @ q, a.T @ p
-        hp, hq, place = a @ grams[0] + p @ (turn_q + turn_q.T), b @ grams[1], self.place(users)
-        hq += q @ (turn_p + turn_p.T)
+        """Half the Hessian of the loss of `users`, whose rows are p, times the direction (a, b), by p and by q."""
+        place, rows = self.place(users), cut(len(users))
+        turn_q = self.crew.total(lambda i: b[i].T @ q[i], self.pieces)
+        turn_p = self.crew.total(lambda u: a[u].T @ p[u], rows)
+        turn_q, turn_p, hq = turn_q + turn_q.T, turn_p + turn_p.T, np.empty_like(q)
 
-        def clicked(items: slice, ends: NDArray[np.int64]) -> Array:
+        def of_items(i: slice) -> Array:
             part = np.zeros_like(p)
-            kernels.clicked_hessian(place, ends, *self.by_item, p, q[items], a, b[items], part, hq[items])
+            np.matmul(b[i], grams[1], out=hq[i])
+            hq[i] += q[i] @ turn_p
+            kernels.clicked_hessian(place, *self.clicked(i), p, q[i], a, b[i], part, hq[i])
             return part
 
-        for part in self.each(clicked):
-            hp += part
+        def of_users(u: slice) -> None:
+            hp[u] += a[u] @ grams[0] + p[u] @ turn_q
+
+        hp = self.crew.total(of_items, self.pieces)
+        self.crew.each(of_users, rows)
         return hp, hq
 
     def forward(self, now: Moving, t: int, *, record: bool = False) -> Step | None:
         """Step t, in place; with `record`, what `backward` needs of it."""
-        users, h = self.batches[t], self.table[t]
-        since, asleep = now.when[users], (now.p[users], now.mp[users], now.vp[users])
-        p, mp, vp = (x.copy() for x in asleep) if record else asleep
-        kernels.idle(p, mp, vp, since, t, self.table)
-        q, gp, gq = now.q, *(grads := self.half_gradient(users, p, now.q))[:2]
-        after = (np.empty_like(p) if record else p, mp, vp)
-        kernels.adam(p, mp, vp, gp, h, *after)
-        now.p[users], now.mp[users], now.vp[users] = after
-        now.when[users] = t + 1
+        users, h, crew = self.batches[t], self.table[t], self.crew
+        rows, place, since = cut(len(users)), self.place(users), now.when[users]
+        asleep = (now.p[users], now.mp[users], now.vp[users]) if record else None
+        old = (now.q, now.mq, now.vq)
         if record:
-            now.q, now.mq, now.vq, old = np.empty_like(q), np.empty_like(q), np.empty_like(q), (q, now.mq, now.vq)
-        else:
-            old = (q, now.mq, now.vq)
-        new = (now.q, now.mq, now.vq)
-        self.each(lambda i, _: kernels.adam(*(x[i] for x in old), gq[i], h, *(x[i] for x in new)))
-        return Step(users, since, asleep, p, q, grads[2:], gp, mp, vp, gq, now.mq, now.vq) if record else None
+            now.q, now.mq, now.vq = (np.empty_like(x) for x in old)
+        q, gq, p = old[0], np.empty_like(now.q), np.empty((len(users), now.p.shape[1]), now.p.dtype)
+
+        def wake(u: slice) -> Array:
+            kernels.idle(users[u], now.p, now.mp, now.vp, now.when, t, self.table)
+            p[u] = now.p[users[u]]
+            gram: Array = p[u].T @ p[u]
+            return gram
+
+        def move_items(i: slice) -> Array:
+            part = np.zeros_like(p)
+            np.matmul(q[i], gram_p, out=gq[i])
+            kernels.clicked_gradient(place, *self.clicked(i), p, q[i], part, gq[i])
+            if record:
+                now.q[i], now.mq[i], now.vq[i] = (x[i] for x in old)
+            kernels.adam(self.items[i], now.q, now.mq, now.vq, gq[i], h)
+            return part
+
+        def move_users(u: slice) -> None:
+            gp[u] += p[u] @ gram_q
+            kernels.adam(users[u], now.p, now.mp, now.vp, gp[u], h)
+
+        gram_q, gram_p = crew.total(lambda i: q[i].T @ q[i], self.pieces), crew.total(wake, rows)
+        gp = crew.total(move_items, self.pieces)
+        crew.each(move_users, rows)
+        now.when[users] = t + 1
+        if asleep is None:
+            return None
+        return Step(users, since, asleep, p, q, (gram_q, gram_p), gp, now.mp[users], now.vp[users], gq, now.mq, now.vq)
 
     def backward(self, step: Step, t: int, bar: Moving, cells: Array) -> None:
         """Turn the adjoint `bar` of the state after step t into that before it; add to the fake cells' own."""
-        users, h = step.users, self.table[t]
+        users, h, crew, rows = step.users, self.table[t], self.crew, cut(len(step.users))
         x, m, v = bar.p[users], bar.mp[users], bar.vp[users]
         a, b = np.empty_like(step.p), np.empty_like(step.q)
-        kernels.adam_back(x, m, v, step.gp, step.mp, step.vp, h, self.tiny, a)
-        q_side = (bar.q, bar.mq, bar.vq, step.gq, step.mq, step.vq)
-        self.each(lambda i, _: kernels.adam_back(*(y[i] for y in q_side), h, self.tiny, b[i]))
         fake = users >= self.clicks.n_real
-        cells[users[fake] - self.clicks.n_real] += a[fake] @ step.q.T + step.p[fake] @ b.T
+        whose = users[fake] - self.clicks.n_real
+
+        def gradient_of_users(u: slice) -> None:
+            kernels.adam_back(x[u], m[u], v[u], step.gp[u], step.mp[u], step.vp[u], h, self.tiny, a[u])
+
+        def gradient_of_items(i: slice) -> None:
+            moved = (bar.q[i], bar.mq[i], bar.vq[i])
+            kernels.adam_back(*moved, step.gq[i], step.mq[i], step.vq[i], h, self.tiny, b[i])
+            cells[whose, i] += a[fake] @ step.q[i].T + step.p[fake] @ b[i].T
+
+        def settle_items(i: slice) -> None:
+            bar.q[i] += 2 * hq[i]
+
+        def settle_users(u: slice) -> None:
+            x[u] += 2 * hp[u]
+            asleep = (y[u] for y in step.asleep)
+            kernels.idle_back(*asleep, step.since[u], t, self.table, self.tiny, x[u], m[u], v[u])
+
+        crew.each(gradient_of_users, rows)
+        crew.each(gradient_of_items, self.pieces)
         hp, hq = self.half_hessian(users, step.p, step.q, step.grams, a, b)
-        x += 2 * hp
-        bar.q += 2 * hq
-        kernels.idle_back(*step.asleep, step.since, t, self.table, self.tiny, x, m, v)
+        crew.each(settle_items, self.pieces)
+        crew.each(settle_users, rows)
         bar.p[users], bar.mp[users], bar.vp[users] = x, m, v
