@@ -103,6 +103,13 @@ def test_refusals(capsys: pytest.CaptureFixture[str], ratings: Path, log: Path) 
     assert "clip" in said(log, "--clip", -1)
 
 
+def test_likes_only_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "likes.csv"
+    path.write_text("user_id,item_id\n" + "\n".join(f"{u},{i}" for u in range(9) for i in range(u, u + 5)) + "\n")
+    run("debias", path, code=1)
+    assert "holds likes only" in capsys.readouterr().err
+
+
 def test_no_clip_from_python(log: Path) -> None:
     made = report.make(FeedbackLog.load(log), clip=None, rank=4)
     assert made.figures["weights.effective_share"] < 1
