@@ -105,8 +105,8 @@ def make(
         raise UnknownName("propensity model", propensity, MODELS)
     if log.scale.signed and not (log.events[c.VALUE] < 0).any():
         raise InvalidArgument(
-            "the log holds likes only; the check compares what people say with what is predicted, and needs dislikes or "
-            "grades"
+            "the log holds likes only; the check compares what people say with what was predicted: it needs dislikes "
+            "or grades"
         )
     model = MODELS[propensity]()
     chosen, random = _random(log, random_test)
