@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from tastemaker.generate.cocktail import SURFACES, Settings, cocktail, to_tensor
+from tastemaker.generate.cocktail import DEFAULT, SURFACES, Settings, cocktail, to_tensor
 from tastemaker.generate.denoiser import StableDiffusion, join
 from tastemaker.generate.draw import draw, noise, sample, to_images
 from tastemaker.generate.inject import Injection
@@ -81,7 +81,8 @@ class Arm:
 
 def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     """Every method at every setting; `quick` has two settings a curve and no ablations."""
-    default = Settings(steps=steps, guidance=guidance)
+    default = replace(DEFAULT, steps=steps, guidance=guidance)
+    plain = replace(default, alpha=1.0, beta=0.0)  # scaling the condition is the cocktail's own
     published = replace(SURFACES["batch"], steps=steps if quick else SURFACES["batch"].steps, negative="")
     all_ = RATIOS[1::2] if quick else RATIOS
     few = RATIOS[1::2] if quick else (*RATIOS[:2], RATIOS[3])
@@ -89,9 +90,9 @@ def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     found += [Arm("img2img", f"{s:g}", s) for s in ((0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8, 0.95))]
     found += [Arm("weights", f"{g:g}", g) for g in ((0.5,) if quick else (0.25, 0.5, 0.75))]
     scales = (1.0, guidance) if quick else (1.0, guidance / 2, guidance, 2 * guidance)
-    bare = replace(default, injection=Injection(0, 0))
+    bare = replace(plain, injection=Injection(0, 0))
     found += [Arm("inversion", f"{w:g}", settings=replace(bare, guidance=w)) for w in dict.fromkeys(scales)]
-    for method, settings, ratios in (("pnp", default, few), ("cocktail", default, all_), ("published", published, few)):
+    for method, settings, ratios in (("pnp", plain, few), ("cocktail", default, all_), ("published", published, few)):
         found += [Arm(method, f"{a:g} / {c:g}", settings=replace(settings, injection=Injection(a, c)))
                   for a, c in ratios]  # fmt: skip
     return tuple(found if quick else [*found, *_ablations(replace(default, injection=MIDDLE))])

@@ -7,10 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy import sparse
 
 from tastemaker.attack.bilevel_als import ALS
 from tastemaker.attack.bilevel_loss import Adversary
+from tastemaker.attack.bilevel_threads import cut, one_blas_thread
 from tastemaker.attack.bilevel_wmf import WMF, Training
 from tastemaker.attack.clicks import Clicks
 from tastemaker.errors import InvalidArgument, UnknownName
@@ -184,6 +186,22 @@ def test_threads_change_nothing(monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores, raising=False)
         results.append(gradient(WMF(rank=8, epochs=8, unroll=4, batch=16), clicks))
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 10])
+def test_pieces_cover_all_rows_in_order(n):
+    assert [row for piece in cut(n) for row in range(n)[piece]] == list(range(n))
+
+
+def test_blas_has_one_thread_meanwhile_and_its_own_again_after():
+    def threads():
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = threads()
+        with one_blas_thread():
+            assert set(threads()) == {1}
+        assert threads() == before
 
 
 def test_memory_grows_with_the_root_of_the_steps():

@@ -57,7 +57,8 @@ class Settings:
             raise InvalidArgument(f"alpha = {self.alpha}, beta = {self.beta}; expected finite numbers")
 
 
-DEFAULT = Settings()
+#: Alpha 3, as two of the published surfaces have it: more structure at the same style, and a nearer round trip.
+DEFAULT = Settings(alpha=3.0)
 PUBLISHED = Settings(
     steps=50,
     alpha=2.0,
