@@ -191,7 +191,7 @@ def test_exit_codes_and_suggestions(log: Path, tmp_path: Path) -> None:
     code, said = refused("recommend", log / "schema.json")
     assert (code, "model.json" in said) == (1, True)
     code, said = refused("data", "convert", log, log / "schema.json")
-    assert (code, "schema.json: File exists" in said) == (1, True)
+    assert (code, "schema.json: is a file; a log is saved in a folder" in said) == (1, True)
     code, said = refused("choose", "a cat", "--votes", tmp_path / "none.jsonl")
     assert (code, "tastemaker vote" in said) == (1, True)
     code, said = refused("data", "get", "movielens-100")
