@@ -9,7 +9,8 @@ Davidson (1970) for ties, Plackett (1975) and Luce (1959) for the rest. The log 
 finds the one mode; intervals are Laplace's, from the curvature there. `bootstrap` checks them.
 
 Only deviations of items that a person has seen are parameters; one not seen yet is the prior's, and widens the person's
-intervals. Parameters therefore grow with the votes and not with persons x items, and the curvature is sparse.
+intervals. Parameters therefore grow with the votes and not with persons x items, and the curvature is sparse
+(`curvature`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import SuperLU, splu
 
 from tastemaker.choose.belief import Belief, Floats, Leaderboard, Prior, layout
+from tastemaker.choose.curvature import Curvature, factored
 from tastemaker.choose.votes import BAR, Item, Vote
 from tastemaker.data.vocabulary import Ids, Vocabulary
 from tastemaker.errors import DataError, TastemakerError, UnknownName
@@ -74,13 +75,13 @@ class Ratings:
     mode: Floats
     evidence: float
     _design: Design
-    _curvature: SuperLU
+    _curvature: Curvature
 
     @cached_property
     def _crowd(self) -> Floats:
         """Covariance of every parameter with the crowd's, shape (n_parameters, n_items + 2)."""
         n = len(self.ids) + 2
-        return np.ascontiguousarray(self._curvature.solve(np.eye(len(self.mode), n)))
+        return self._curvature.solve(np.eye(len(self.mode), n))
 
     def belief(self, *, person: str | None = None, tag: str | None = None) -> Belief:
         """What is believed of a person's taste, on a tag; for neither, of everybody's.
@@ -130,8 +131,7 @@ def fit(votes: Sequence[Vote], ids: Vocabulary, *, prior: Prior | None = None) -
     design = design_of(votes, ids, prior)
     weight = np.array([vote.weight for vote in votes])[design.vote]
     mode, value, curvature = solve(design, weight, design.centre)
-    logdet = np.log(np.abs(curvature.U.diagonal())).sum()
-    evidence = -value - logdet / 2 + np.log(design.precision).sum() / 2
+    evidence = -value - curvature.logdet / 2 + np.log(design.precision).sum() / 2
     return Ratings(ids, prior, mode, float(evidence), design, curvature)
 
 
@@ -252,15 +252,16 @@ def loss(design: Design, weight: Floats, b: Floats) -> tuple[float, Floats, Floa
     return float(value), x.T @ (np.repeat(weight, size) * p - won) + design.precision * off, p
 
 
-def solve(design: Design, weight: Floats, b: Floats) -> tuple[Floats, float, SuperLU]:
+def solve(design: Design, weight: Floats, b: Floats) -> tuple[Floats, float, Curvature]:
     """Mode by Newton's method from the start `b`, the loss there, and the factored curvature."""
+    persons = [np.fromiter(own.values(), np.int64) for (kind, _), own in design.deviations.items() if kind == "person"]
     x, end = design.x, np.append(design.start, design.x.shape[0])
     value, gradient, p = loss(design, weight, b)
     for _ in range(100):
         average = sparse.csr_array((p, np.arange(len(p)), end)) @ x
         spread = x.T @ (x * (np.repeat(weight, np.diff(end)) * p)[:, None]) - average.T @ (average * weight[:, None])
         curvature = (spread + sparse.diags_array(design.precision)).tocsc()
-        factor = splu(curvature, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        factor = factored(curvature, persons)
         step = factor.solve(gradient)
         if gradient @ step < 1e-13 * (1 + abs(value)):
             return b, value, factor

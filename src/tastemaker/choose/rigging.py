@@ -172,8 +172,10 @@ def _lost(design: Design, weight: Floats, mode: Floats, row: int, other: int) ->
     place -= place > other
     merge = sparse.csr_array((np.ones(len(mode)), (np.arange(len(mode)), place)))  # all parameters from those kept
     smaller = replace(
-        design, x=(design.x @ merge).tocsr(), centre=design.centre[keep], precision=merge.T @ design.precision
-    )
+        design, x=(design.x @ merge).tocsr(), centre=design.centre[keep], precision=merge.T @ design.precision,
+        deviations={level: {item: int(place[at]) for item, at in own.items()}
+                    for level, own in design.deviations.items()},
+    )  # fmt: skip
     return solve(smaller, weight, mode[keep])[1]
 
 
