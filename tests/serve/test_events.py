@@ -244,6 +244,28 @@ def test_logs_go_out_and_come_in(store: Store, where: str, tmp_path) -> None:
         assert other.add(Said("a", "p1", 1)).seq == other.seq()
 
 
+def test_only_what_is_new_of_a_log_comes_in(store: Store, tmp_path) -> None:
+    opened(store, "a")
+    store.add(Said("a", "p1", 1))
+    taken_back = store.add(Said("a", "p2", 1)).seq
+    log = store.export(tmp_path / "log")
+    store.add(Undone("a", taken_back))
+    before = store.counts()
+    again = log.events.with_columns(pl.lit(store.log().impressions[c.TIME].max() + 1).alias(c.TIME))[:1]
+    twice = FeedbackLog(pl.concat([log.events, again, again]), log.user_ids, log.item_ids, impressions=log.impressions)
+    held = len(log) + log.impressions.height
+    assert store.load(twice) == (f"{held} of its {held + 2} events and impressions were in the store already",)
+    now = store.counts()
+    assert {name: now[name] - n for name, n in before.items() if now[name] != n} == {"feedback": 2}
+    assert set(store.words("a")) == {"p1"}  # what was taken back since stays so
+    with store.reading() as db:  # new words answer impressions that were there
+        last = db.execute(sa.select(schema.feedback).order_by(schema.feedback.c.seq)).all()[-2:]
+        shown = db.execute(sa.select(schema.impressions)).all()
+        assert db.scalar(sa.select(schema.clock.c.seq)) == last[-1].seq + 1
+    assert all((one.impression, one.item) in {(row.seq, row.item) for row in shown} for one in last)
+    assert store.load(twice) == ("this log is in the store already",)
+
+
 def test_a_first_log_and_a_second_leave_the_same_indexes(store: Store) -> None:
     def indexes() -> set[object]:
         looked = sa.inspect(store._engine)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import polars as pl
 from cyclopts import App, Parameter
 
-from tastemaker import columns as c
 from tastemaker.cli.app import Json, Seed, app
 from tastemaker.cli.logs import READING, Reading
 from tastemaker.data import FeedbackLog
@@ -119,7 +118,7 @@ def export(home: Home, folder: Path, *, store: Database = None, json: Json = Fal
 def import_log(
     home: Home, log: Path, *, store: Database = None, reading: Reading = READING, json: Json = False
 ) -> None:
-    """Store a signed log, all of it or nothing, and say how much of it was new. The same log again adds nothing.
+    """Store a signed log, all of it or nothing, and say how much of it was new. What is there already is left out.
 
     Into a folder without a gallery it begins one. What a running server stores meanwhile is counted too.
 
@@ -129,7 +128,7 @@ def import_log(
     read = reading.read(log)
     with _opened(home, store, begin=True) as opened, working("storing"):
         before = opened.counts()
-        notes = ("all of it is in the store already",) if _held(opened, read, log) else opened.load(read)
+        notes = opened.load(read)
         after = opened.counts()
     names = {"events": "feedback", "users": "users", "items": "generations", "impressions": "impressions"}
     new = {f"new {name}": after[table] - before[table] for name, table in names.items()}
@@ -241,31 +240,3 @@ def _tell(kept: Versions, made: Version, json: bool) -> None:
 def _sizes(log: FeedbackLog) -> dict[str, Any]:
     shown = 0 if log.impressions is None else log.impressions.height
     return {"events": len(log), "users": log.n_users, "items": log.n_items, "impressions": shown}
-
-
-def _held(store: Store, log: FeedbackLog, source: Path) -> bool:
-    """Whether the store holds all of a log, to the microsecond, as after an export. Raises DataError for a part.
-
-    Loading does not look at single events: what is in both would count twice.
-    """
-    new, total = _dated(log), len(log) + _sizes(log)["impressions"]
-    both = new.join(_dated(store.log()), on=new.columns, how="semi").height
-    if 0 < both < total:
-        raise DataError(
-            f"{both:,} of its {total:,} events and impressions are in the store, and would count twice; "
-            "leave them out, or import into a gallery that has none of them",
-            file=source,
-        )
-    return both > 0
-
-
-def _dated(log: FeedbackLog) -> pl.DataFrame:
-    """What was said and shown: which of both, when, who and what, where there is a time; ids as text."""
-    columns = {"kind": pl.String, c.TIME: pl.Int64, c.USER: pl.String, c.ITEM: pl.String}
-    parts = [pl.DataFrame(schema=columns)]
-    for kind, table in (("said", log.events), ("shown", log.impressions)):
-        if table is not None and c.TIME in table.columns:
-            people, items = log.user_ids.ids(table[c.USER]), log.item_ids.ids(table[c.ITEM])
-            named = (people.cast(pl.String).alias(c.USER), items.cast(pl.String).alias(c.ITEM))
-            parts.append(table.select(pl.lit(kind).alias("kind"), c.TIME).with_columns(*named).drop_nulls())
-    return pl.concat(parts)

@@ -1,4 +1,9 @@
-"""A log from elsewhere into the store, as one transaction: all of it or nothing."""
+"""A log from elsewhere into the store, as one transaction: all of it or nothing.
+
+What the store holds already, as after an export, is left where it is: the same person, thing and moment, and for a word
+the same word. One that was taken back since stays taken back. Without a time nothing can be known again, but for the
+very same log.
+"""
 
 from __future__ import annotations
 
@@ -43,31 +48,54 @@ def load(store: Store, log: FeedbackLog) -> tuple[str, ...]:
         if fake.any() and (other := _otherwise(db, log.user_ids, fake)):
             raise DataError(f"user '{other}' is real in one of log and store, and simulated in the other")
 
-        def numbered(table: pl.DataFrame, names: list[str], first: int) -> pl.DataFrame:
+        def stored(table: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+            """The columns to keep, people and things by the store's rows."""
             time = pl.col(c.TIME).fill_null(now) if c.TIME in table.columns else pl.lit(now, pl.Int64).alias(c.TIME)
             table = table.select(name for name in names if name in table.columns).with_columns(time)
             if table.height and table[c.TIME].max() > now:  # type: ignore[operator]
                 raise DataError(f"a time after now ({now}); expected microseconds since 1970", column=c.TIME)
             user, item = users[table[c.USER].to_numpy()], items[table[c.ITEM].to_numpy()]
-            table = table.with_columns(user.alias(c.USER), item.alias(c.ITEM)).sort(c.TIME, maintain_order=True)
-            return table.with_columns(pl.Series("seq", range(first + 1, first + 1 + table.height), pl.Int64))
+            return table.with_columns(user.alias(c.USER), item.alias(c.ITEM)).sort(c.TIME, maintain_order=True)
 
         empty = pl.DataFrame(schema=dict(c.IMPRESSIONS))
-        shown = numbered(empty if log.impressions is None else log.impressions, list(c.IMPRESSIONS), last)
-        said = numbered(log.events, [c.USER, c.ITEM, c.VALUE, c.TIME, c.SUPERLIKE], last + shown.height)
-        seen = shown.select(c.USER, c.ITEM, c.TIME, pl.col("seq").alias("impression"))
-        said = said.join_asof(seen, on=c.TIME, by=[c.USER, c.ITEM], check_sortedness=False)
+        shown = stored(empty if log.impressions is None else log.impressions, list(c.IMPRESSIONS))
+        shown, last = _numbered(db, s.impressions, shown, [c.USER, c.ITEM, c.TIME], last)
+        said = stored(log.events, [c.USER, c.ITEM, c.VALUE, c.TIME, c.SUPERLIKE])
         if c.SUPERLIKE not in said.columns:
             said = said.with_columns(pl.lit(False).alias(c.SUPERLIKE))
+        said = said.with_columns(pl.col(c.SUPERLIKE).fill_null(False), pl.col(c.VALUE).cast(pl.Int64))
+        said, last = _numbered(db, s.feedback, said, [c.USER, c.ITEM, c.TIME, c.VALUE, c.SUPERLIKE], last)
+        if held := shown.filter(~pl.col("new")).height + said.filter(~pl.col("new")).height:
+            total = shown.height + said.height
+            notes.append(f"{held:,} of its {total:,} events and impressions were in the store already")
+        seen = shown.select(c.USER, c.ITEM, c.TIME, pl.col("seq").alias("impression"))
+        said = said.join_asof(seen, on=c.TIME, by=[c.USER, c.ITEM], check_sortedness=False)
         unshown = pl.when(pl.col("impression").is_null()).then(pl.lit("loaded")).alias("unshown")
-        said = said.with_columns(pl.col(c.SUPERLIKE).fill_null(False), unshown, pl.col(c.VALUE).cast(pl.Int64))
+        said = said.with_columns(unshown)
         with _indexed_after(db, s.impressions), _indexed_after(db, s.feedback):
-            _insert(db, s.impressions, shown)
-            _insert(db, s.feedback, said)
-        last += shown.height + said.height + 1
+            _insert(db, s.impressions, shown.filter("new").drop("new"))
+            _insert(db, s.feedback, said.filter("new").drop("new"))
+        last += 1
         db.execute(insert(s.keys).values(key=key, seq=last, time=now, digest=""))
         s.spend(db, last, now)
     return tuple(notes)
+
+
+def _numbered(db: Connection, table: Table, rows: pl.DataFrame, same: list[str], last: int) -> tuple[pl.DataFrame, int]:
+    """The rows with the `seq` of each, that of the store where it holds them (`new` is False), and the last number.
+
+    Equal rows are told apart by their count: of three, a store that holds one lacks two.
+    """
+    span = table.c[c.TIME].between(*rows.select(low=pl.col(c.TIME).min(), high=pl.col(c.TIME).max()).row(0))
+    query = select(*(table.c[name] for name in same), table.c.seq).where(span)
+    held = s.frame(db, query, {name: rows.schema[name].base_type() for name in same} | {"seq": pl.Int64})
+    times = pl.int_range(pl.len()).over(same).alias("times")
+    found = rows.with_columns(times).join(
+        held.sort("seq").with_columns(times), on=[*same, "times"], how="left", maintain_order="left"
+    )
+    new = pl.col("seq").is_null()
+    found = found.with_columns(new.alias("new"), pl.col("seq").fill_null(last + new.cum_sum())).drop("times")
+    return found, last + int(found["new"].sum())
 
 
 def _rows(
@@ -83,11 +111,7 @@ def _rows(
     wanted = pl.DataFrame({"id": ids.series.cast(pl.String), **more})
     for id in wanted["id"]:
         check_text(id, f"{number} id")
-    known = pl.DataFrame(
-        [tuple(row) for row in db.execute(select(table.c.id, table.c[number]))],
-        schema={"id": pl.String, number: pl.Int64},
-        orient="row",
-    )
+    known = s.frame(db, select(table.c.id, table.c[number]), {"id": pl.String, number: pl.Int64})
     new = wanted.join(known, on="id", how="anti", maintain_order="left").with_row_index("at")
     first = db.scalar(select(func.max(table.c[number])))
     new = new.with_columns(

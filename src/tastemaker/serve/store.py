@@ -56,7 +56,7 @@ from tastemaker.serve.events import Event, Known, Receipt, Sent, StoreDown, chec
 from tastemaker.serve.intake import load
 
 _BATCH = 1024  # events a transaction
-_APART = 0.02  # seconds between the beginnings of two transactions
+_APART = 0.01  # seconds between the beginnings of two transactions
 _PAUSE = 0.1  # seconds before a write is tried again
 
 
@@ -397,10 +397,10 @@ class Store:
         )
         shown = select(*(s.impressions.c[name] for name in c.IMPRESSIONS)).where(i.seq <= upto).order_by(i.time, i.seq)
         with self.reading() as db:
-            events = _frame(db, said, c.EVENTS)
-            impressions = _frame(db, shown, c.IMPRESSIONS)
-            users = _frame(db, select(u.id).where(u.seq <= upto).order_by(u.user), {"id": pl.String})
-            items = _frame(db, select(g.id).where(g.seq <= upto).order_by(g.item), {"id": pl.String})
+            events = s.frame(db, said, c.EVENTS)
+            impressions = s.frame(db, shown, c.IMPRESSIONS)
+            users = s.frame(db, select(u.id).where(u.seq <= upto).order_by(u.user), {"id": pl.String})
+            items = s.frame(db, select(g.id).where(g.seq <= upto).order_by(g.item), {"id": pl.String})
         if last:
             events = events.unique([c.USER, c.ITEM], keep="last", maintain_order=True)
         shown_or_none = impressions if impressions.height else None
@@ -492,12 +492,6 @@ def _in_force(table: Any, upto: int | None = None) -> Any:
     if upto is None:
         return ~exists().where(r.event == table.c.seq)
     return and_(table.c.seq <= upto, ~exists().where(r.event == table.c.seq, r.seq <= upto))
-
-
-def _frame(db: Connection, query: Select[Any], dtypes: Any) -> pl.DataFrame:
-    names = list(query.selected_columns.keys())
-    rows = [tuple(row) for row in db.execute(query)]
-    return pl.DataFrame(rows, schema={name: dtypes[name] for name in names}, orient="row")
 
 
 def _voted(row: Any) -> Past:
