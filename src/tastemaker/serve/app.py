@@ -8,6 +8,7 @@ store cannot be reached and nothing was acknowledged.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
@@ -81,7 +82,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        gc.collect()
+        gc.freeze()  # the catalogue stays: looking through all of it for garbage would stop every request
         yield
+        gc.unfreeze()
         learner.close()
         store.close()
 

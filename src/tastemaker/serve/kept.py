@@ -1,7 +1,8 @@
 """The last value of something slow to make, made anew in the background once what it is made of has changed.
 
-Whoever asks first waits up to `patience` seconds. Later ones wait a moment for the newest and then get the last there
-is; the value itself says as of when it speaks, so that nothing is stale in silence. One maker runs at a time.
+Whoever asks before the first is made waits for it, `patience` seconds at most. Later ones wait a moment for the newest
+and then get the last there is; the value itself says as of when it speaks, so that nothing is stale in silence. One
+maker runs at a time.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _MOMENT = 0.05  # seconds
 class Kept(Generic[T]):
     """Any thread may ask."""
 
-    def __init__(self, make: Callable[[], T], *, patience: float = 1.0) -> None:
-        self._make, self._patience = make, patience
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
         self._gate = threading.Lock()
         self._making: Future[T] | None = None
         self._key: Hashable = None  # that the last making began under
         self._value: T | None = None
 
-    def get(self, key: Hashable) -> T | None:
+    def get(self, key: Hashable, *, patience: float) -> T | None:
         """The value for this key if it comes in time, else the last one; None before the first. Raises what `make`
         raises."""
         with self._gate:
@@ -34,7 +35,7 @@ class Kept(Generic[T]):
                 threading.Thread(target=self._run, args=(self._making,), daemon=True).start()
             making = self._making
         try:
-            return making.result(timeout=self._patience if self._value is None else _MOMENT)
+            return making.result(timeout=patience if self._value is None else _MOMENT)
         except TimeoutError:
             return self._value
 

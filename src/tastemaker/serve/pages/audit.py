@@ -5,7 +5,8 @@ makes one reaction weigh as much as 5,000; the effective sample says how many eq
 are worth (Kish).
 
 No request computes it: it is made in the background, of a long log in a process of its own, and kept until something
-happens. Where a new one takes longer than a moment the page shows the last account and says as of when.
+happens. Where a new one takes longer than a moment the page shows the last account and says as of when. The first of a
+long log nobody waits for: the page says that it is being counted, and asks again by itself.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ DRILL = "drill.json"
 _FIGURES = 60  # of a drill
 _NAMES, _NUMBERS = ("victim", "attack", "defence"), ("hit_rate_before", "hit_rate", "accuracy", "accuracy_change")
 _DOUBTS = 40  # shown
-_LONG = 100_000  # rows: a process takes longer to start than fewer take to count
+_LONG = 100_000  # events: a process takes longer to start than fewer take to count
+_SHORT = 10.0  # seconds to wait for the first account of fewer, which takes a tenth of one
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Origins:
 def accounts(store: Store, gallery: Gallery) -> Account:
     """Of the log as it is now; of a long one by a process of its own, for it would slow every page down."""
     origins = Origins.of(gallery)
-    if sum(store.counts().values()) < _LONG:
+    if store.seq() < _LONG:
         return account(store, origins)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(5,)) as process:
@@ -101,7 +103,7 @@ def audit(here: Here) -> Response:
     site = here.site
     site.gallery.refresh()
     seq = site.store.seq()
-    made = site.accounts.get((seq, len(site.gallery)))
+    made = site.accounts.get((seq, len(site.gallery)), patience=_SHORT if seq < _LONG else 0.0)
     facts = {
         "as_of": None if made is None else {"seq": made.seq, "time": made.time, "events_since": max(0, seq - made.seq)},
         "counts": {} if made is None else made.counts, "version": _version(site),

@@ -245,7 +245,7 @@ def _of_tag(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
         raise UnknownId(f"no picture has the tag '{tag[:80]}'; the Explore page lists those there are")
     counts = site.store.counts()
     key = counts["votes"], counts["retractions"], counts["generations"], site.learner.version.version
-    return site.boards.setdefault(tag, Kept(partial(_fitted, site, tag), patience=30)).get(key)
+    return site.boards.setdefault(tag, Kept(partial(_fitted, site, tag))).get(key, patience=30)
 
 
 def _fitted(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
