@@ -2,7 +2,7 @@
 
 Both load every model, draw every picture with the same noise, steps and guidance, and write it as PNG. Each run is a
 process of its own, in turns; after one picture to warm up, time runs from the first load to the last file. Medians are
-given.
+given, of seconds on the clock and of processor seconds, which say more where other work shares the machine.
 The plain loop is what people write: a pipeline a model, a call a picture. The grid draws in batches, loads the next
 model in a thread while one draws, and also writes recipes, thumbnails and its catalogue. `difference` is the largest
 over all pixels of all pictures, of 255.
@@ -80,7 +80,10 @@ def work(contender: str, given: str, folder: str) -> None:
     task, draw = json.loads(given), {"plain": plain, "grid": grid}[contender]
     with tempfile.TemporaryDirectory() as scratch:  # one picture to import and warm up
         draw(task | {"models": task["models"][:1], "prompts": ["a"], "seeds": [0], "steps": 2}, Path(scratch))
-    print(json.dumps({"seconds": draw(task, Path(folder)), "memory": peak_memory()}))
+    before = time.process_time()
+    seconds = draw(task, Path(folder))
+    processor = time.process_time() - before
+    print(json.dumps({"seconds": seconds, "processor": processor, "memory": peak_memory()}))
 
 
 def side_by_side(task: dict[str, Any], runs: int) -> dict[str, float]:
@@ -100,8 +103,9 @@ def side_by_side(task: dict[str, Any], runs: int) -> dict[str, float]:
     for contender, several in results.items():
         figures[f"{contender}.seconds"] = median(one["seconds"] for one in several)
         figures[f"{contender}.pictures_a_second"] = n_pictures / figures[f"{contender}.seconds"]
-        figures[f"{contender}.memory"] = median(one["memory"] for one in several)
-    for what in ("seconds", "memory"):
+        for what in ("processor", "memory"):
+            figures[f"{contender}.{what}"] = median(one[what] for one in several)
+    for what in ("seconds", "processor", "memory"):
         figures[f"ratio.{what}"] = figures[f"grid.{what}"] / figures[f"plain.{what}"]
     return figures
 
