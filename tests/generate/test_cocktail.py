@@ -277,8 +277,10 @@ def test_regions(models: Models) -> None:
     assert apart(halves, plain) <= 1
     with pytest.raises(InvalidArgument, match="1 regions and 2 styles"):
         cocktail(photo(), style=styles, regions=["left"], **shared)
-    with pytest.raises(InvalidArgument, match="to no style"):
-        cocktail(photo(), style=styles, regions=["left", "left"], **shared)
+    with pytest.raises(InvalidArgument, match="to no style"):  # before the inversion
+        cocktail(
+            photo(), style=styles, regions=["left", "left"], **shared, on_step=lambda *_: pytest.fail("worked first")
+        )
 
 
 def test_collage() -> None:

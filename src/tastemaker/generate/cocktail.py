@@ -38,7 +38,7 @@ from tastemaker.generate.draw import refuse_blank, to_images
 from tastemaker.generate.inject import Injection, Mask
 from tastemaker.generate.invert import Cache, Trajectory, invert
 from tastemaker.generate.load import load
-from tastemaker.generate.mixer import Mixer, Progress, drawn, said, told
+from tastemaker.generate.mixer import Mixer, Progress, drawn, said, shares_of, told
 from tastemaker.generate.settings import DEFAULT, SURFACES, Settings
 
 Model = Denoiser | str | Path
@@ -112,7 +112,8 @@ def cocktail(
     source = as_model(content)
     styles = as_models(style)
     times = common_times(source, styles, settings)
-    _check_regions(regions, styles)
+    sources = [fitted(one, source, settings) for one in pictures]
+    shares = _shares(regions, styles, sources[0].height // source.factor, sources[0].width // source.factor)
     negative = settings.negative if negative is None else negative
     negative_before = negative if inversion_negative is None else inversion_negative
     if trigger:
@@ -120,7 +121,6 @@ def cocktail(
         before = [f"{text}, {trigger}" for text in before] if settings.trigger_everywhere else before
 
     began = time.perf_counter()
-    sources = [fitted(one, source, settings) for one in pictures]
     texts = source.condition([*before, negative_before])
     wanted, unwanted = texts[: len(before)], texts[len(before) :].repeat(len(before))
     trajectory = invert(
@@ -139,7 +139,7 @@ def cocktail(
         Mixer(one, trajectory, said(one, by_content, prompts, negative), settings, times, cache, plain)
         for one in styles
     ]
-    latents = drawn(mixers, trajectory, times, regions, on_step)
+    latents = drawn(mixers, trajectory, times, shares, on_step)
     results = tuple(tuple(to_images(one.decode(x))) for one, x in zip(styles, latents, strict=False))
     record = _record(source, styles, prompts, negative, before, negative_before, settings, trajectory)
     seconds = {"inversion": inverted - began, "drawing": time.perf_counter() - inverted}
@@ -178,13 +178,14 @@ def check_inputs(pictures: Sequence[Image.Image], prompts: Sequence[str], before
         )
 
 
-def _check_regions(regions: Sequence[Mask] | None, styles: Sequence[Denoiser]) -> None:
+def _shares(regions: Sequence[Mask] | None, styles: Sequence[Denoiser], height: int, width: int) -> list[Tensor] | None:
     if regions is None:
-        return
+        return None
     if len(regions) != len(styles):
         raise InvalidArgument(f"{len(regions)} regions and {len(styles)} styles; expected one mask a style")
     for region in regions:
         Injection(mask=region)  # its checks are those of any mask
+    return shares_of(regions, height, width)
 
 
 def common_times(source: Denoiser, styles: Sequence[Denoiser], settings: Settings) -> list[int]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tastemaker.errors import InvalidArgument
-from tastemaker.generate.denoiser import END, Condition, Denoiser, join, pairs
+from tastemaker.generate.denoiser import Condition, Denoiser, join, pairs
 from tastemaker.generate.inject import Features, Mask, copying, injecting, mask_on, read
 from tastemaker.generate.invert import Cache, Trajectory, retrace
 from tastemaker.generate.settings import Settings
@@ -102,19 +102,19 @@ def drawn(
     mixers: Sequence[Mixer],
     trajectory: Trajectory,
     times: list[int],
-    regions: Sequence[Mask] | None,
+    shares: Sequence[Tensor] | None,
     on_step: Progress | None,
 ) -> list[Tensor]:
-    """Clean latents of each style, or with regions of all together."""
+    """Clean latents of each style, or with `shares` of all together."""
     tell = told(on_step, "drawing")
-    if regions is None:
+    if shares is None:
         clean = []
         for number, mixer in enumerate(mixers):
             predict = mixer.predict if tell is None else _counted(mixer.predict, tell, number, len(mixers), times)
             clean.append(retrace(predict, mixer.model.schedule, trajectory, times))
         return clean
-    shares = _shares(regions, trajectory.latents[END])
     x = trajectory.latents[times[0]]
+    shares = [share.to(x.device) for share in shares]
     for done, (t, s) in enumerate(pairs(times), 1):
         steps = [mixer.model.schedule.step(t, s) for mixer in mixers]
         predicted = [mixer.predict(x, t) for mixer in mixers]
@@ -140,14 +140,13 @@ def told(on_step: Progress | None, what: str) -> Callable[[int, int], None] | No
     return None if on_step is None else lambda done, steps: on_step(what, done, steps)
 
 
-def _shares(regions: Sequence[Mask], latents: Tensor) -> list[Tensor]:
-    """What part of the latents each style draws, summing to 1 everywhere, each (h, w)."""
-    height, width = latents.shape[-2:]
+def shares_of(regions: Sequence[Mask], height: int, width: int) -> list[Tensor]:
+    """What part of the latents each style draws, summing to 1 everywhere, each (height, width) of the latents."""
     grids = [torch.ones(height, width) if one is None else mask_on(one, height, width) for one in regions]
     total = torch.stack(grids).sum(0)
     if bool((total <= 0).any()):
         raise InvalidArgument("the regions leave a part of the picture to no style; let the masks cover it")
-    return [(grid / total).to(latents.device) for grid in grids]
+    return [grid / total for grid in grids]
 
 
 def said(model: Denoiser, by: Denoiser | None, prompts: Sequence[str], negative: str) -> Condition:
