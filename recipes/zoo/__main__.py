@@ -35,9 +35,17 @@ class Workshop:
     """Where the parts lie while they are made: one folder, every finished part in the layout it will ship in."""
 
     def __init__(
-        self, folder: Path, subjects: int, seed: int, device: str, hands: int = 1, earlier: Path | None = None
+        self,
+        folder: Path,
+        subjects: int,
+        seed: int,
+        device: str,
+        hands: int = 1,
+        earlier: Path | None = None,
+        settle: int = SETTLE,
     ) -> None:
         self.folder, self.seed, self.device, self.hands, self.earlier = folder, seed, device, hands, earlier
+        self.settle = settle
         self.names = list(artwork.SUBJECTS)[:subjects]
         self.tokenizer = models.tokenizer(self.names)
         self.art = cache(lambda: artwork.drawings(folder / "npm", self.names))
@@ -164,7 +172,7 @@ def make_lora(shop: Workshop, style: str, steps: int) -> None:
 
 
 def _tune(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float) -> None:
-    name, steps, pairs_from = (f"{style}-again", SETTLE, 0.0) if shop.earlier else (style, steps, 0.4)
+    name, steps, pairs_from = (f"{style}-again", shop.settle, 0.0) if shop.earlier else (style, steps, 0.4)
     plan = shop.plan(name, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, **shop.shared)
     _teach(shop, style, base.unet, base.text_encoder, base.vae.eval(), plan, teach_text=False, pairs_from=pairs_from)
 
@@ -252,8 +260,9 @@ def main() -> None:
         type=Path,
         help="folder of a finished earlier base and its styles, from which styles are carried over",
     )
+    parser.add_argument("--settle", type=int, default=SETTLE, help="steps of a style that is carried over")
     given = parser.parse_args()
-    shop = Workshop(given.folder, given.subjects, given.seed, given.device, given.hands, given.earlier)
+    shop = Workshop(given.folder, given.subjects, given.seed, given.device, given.hands, given.earlier, given.settle)
     for stage in given.stages or [*STEPS, "measure", "ship"]:
         if stage == "measure":
             figures = measure_all(shop)
