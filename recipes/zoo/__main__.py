@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -230,17 +230,19 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
 def measure_all(shop: Workshop) -> dict[str, float]:
     """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both; what it
     sees in fresh real renders, by the same names and `.real`."""
-    pools = [shop.pool(style, 2000) for style in scenes.STYLES]
-    reader = measure.teach(pools, len(shop.names), shop.plan("reader", steps=2000, batch=64, rate=2e-3))
+    vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae", dtype=torch.float32).to(shop.device).eval()
+    real = [shop.pool(style, 2000) for style in scenes.STYLES]
+    back = [replace(found, pictures=train.decoded(vae, found.pictures, shop.device)) for found in real]
+    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=2000, batch=64, rate=2e-3))
     figures = {}
     for style in scenes.STYLES:
         rng = np.random.default_rng(shop.seed)
         sheet = shop.folder / "sheets" / f"{style}.png"
         seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
-        real = measure.ceiling(reader, shop.pool(style, 3000), range(2000, 2500))
+        most = asdict(measure.ceiling(reader, shop.pool(style, 3000), range(2000, 2500)))
         for name, value in asdict(seen).items():
-            figures |= {f"{style}.{name}": value, f"{style}.{name}.real": asdict(real)[name]}
-        words = ", ".join(f"{name} {value:.1%} ({asdict(real)[name]:.1%})" for name, value in asdict(seen).items())
+            figures |= {f"{style}.{name}": value, f"{style}.{name}.real": most[name]}
+        words = ", ".join(f"{name} {value:.1%} ({most[name]:.1%})" for name, value in asdict(seen).items())
         print(f"{style}: {words}; {sheet}")
     return figures
 

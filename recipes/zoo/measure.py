@@ -1,8 +1,9 @@
 """Does a stranger see what was asked for? A small reader, taught on real renders only, names subject and style.
 
-It never sees a generated picture before it judges one. It reads the square around one subject, so that the same reader
-tells whether a picture of two subjects has both, each in its half: where in the half is not known, so it looks at
-several squares and the one it is surest of counts. What it makes of fresh real renders is measured too (`ceiling`): no
+It never sees a generated picture before it judges one. Half of the real ones are as the autoencoder gives them back,
+for every generated picture comes out of that. It reads the square around one subject, so that the same reader tells
+whether a picture of two subjects has both, each in its half: where in the half is not known, so it looks at several
+squares and the one it is surest of counts. What it makes of fresh real renders is measured too (`ceiling`): no
 generated picture can be asked for more.
 """
 
@@ -60,7 +61,7 @@ def cut(picture: np.ndarray, box: tuple[float, float, float], rng: np.random.Gen
 
 
 def teach(pools: Sequence[Pool], subjects: int, plan: Plan) -> Reader:
-    """A reader taught on squares of real renders, some blurred or noisy as a decoder might leave them."""
+    """A reader taught on squares of real renders, some blurred or noisy."""
     torch.manual_seed(plan.seed)
     reader = Reader(subjects)
     places = [

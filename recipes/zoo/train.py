@@ -210,6 +210,14 @@ def encode(model: AutoencoderKL, pictures: np.ndarray, device: str, batch: int =
         return torch.cat([model.encode(to_unit(part, device)).latent_dist.mean.cpu() for part in parts]).contiguous()
 
 
+def decoded(model: AutoencoderKL, pictures: np.ndarray, device: str, batch: int = 250) -> np.ndarray:
+    """The pictures (n, P, P, 3) uint8 as the autoencoder gives them back."""
+    with torch.no_grad():
+        parts = np.array_split(pictures, max(1, len(pictures) // batch))
+        made = [model.decode(encode(model, part, device).to(device)).sample.clamp(-1, 1).cpu() for part in parts]
+    return torch.cat(made).add(1).mul(127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+
+
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 

@@ -141,6 +141,10 @@ def test_a_small_autoencoder_and_denoiser_learn(tmp_path: Path) -> None:
     before = _error(vae, pictures)
     train.train_vae(vae, pictures, train.Plan(tmp_path / "vae", steps=20, batch=8, rate=3e-3, warm=2, average=0.5))
     assert _error(vae, pictures) < before
+    back = train.decoded(vae, pictures, "cpu", batch=10)
+    assert (back.shape, back.dtype) == (pictures.shape, np.uint8)
+    apart = [np.abs(pictures.astype(float) - np.roll(back, shift, 0)).mean() for shift in range(3)]
+    assert np.argmin(apart) == 0  # its own picture, in its place
     text = models.text_encoder(models.encoder(tokenizer))
     captions = train.tokens(tokenizer, [scene.caption for scene in drawn])
     plan = train.Plan(tmp_path / "base", steps=2, batch=4, rate=1e-3, noisy=0.6)
