@@ -16,12 +16,11 @@ from recipes.cocktail import pie_bench, report
 from recipes.cocktail.judge import judge
 from recipes.cocktail.methods import ABLATIONS, METHODS, arms
 from recipes.cocktail.prompts import COUNT, prompts
-from recipes.cocktail.study import Plan, Say, Study
-from tastemaker.errors import TastemakerError
+from recipes.cocktail.study import Plan, Say, Study, together
+from tastemaker.errors import InvalidArgument, TastemakerError
 from tastemaker.evaluate.images.vit import ViT
 from tastemaker.generate import zoo
 from tastemaker.generate.embed import Encoder
-from tastemaker.generate.load import load
 
 INTRODUCTION = """# What a cocktail keeps and what it reaches
 
@@ -62,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="two models, few prompts and settings, under a minute")
     parser.add_argument("--prompts", type=Path, help="file with one prompt a line; of the zoo's words if not given")
     parser.add_argument("--count", type=int, help=f"number of prompts; {COUNT} if not given, 5 if quick")
+    parser.add_argument("--skip", type=int, default=0, help="prompts left out before, such as those of a first look")
+    parser.add_argument("--hands", type=int, default=1, help="processes that share the drawing; they need --keep")
     parser.add_argument("--seed", type=int, default=1, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each prompt")
     parser.add_argument("--steps", type=int, help="25 if not given, 10 if quick, 50 for --pie-bench")
@@ -90,10 +91,14 @@ def compare(given: argparse.Namespace, say: Say) -> tuple[dict[str, float], str]
     guidance = given.guidance if given.guidance is not None else card.guidance if card is not None else 5.0
     count = given.count if given.count is not None else 5 if given.quick else COUNT
     steps = given.steps if given.steps is not None else 10 if given.quick else 25
-    plan = Plan(names, prompts(count, given.prompts), given.seeds, given.seed, steps, guidance)
-    loaded = [load(zoo.resolve(name), device=given.device, dtype=given.dtype) for name in names]
-    study = Study(plan, dict(zip(plan.names, loaded, strict=True)), given.keep, given.batch, say)
+    plan = Plan(names, prompts(count, given.prompts, skip=given.skip), given.seeds, given.seed, steps, guidance)
+    where = {"device": given.device, "dtype": given.dtype}
+    study = Study.of(plan, **where, keep=given.keep, batch=given.batch, say=say)
     chosen = arms(steps, guidance, quick=given.quick)
+    if given.hands > 1:
+        if given.keep is None:
+            raise InvalidArgument(f"--hands {given.hands} without --keep; give the folder that the processes share")
+        together(study, chosen, given.hands, **where)
     vit = None if given.vit is None else ViT.load(given.vit)
     found = report.Found(judge(study, chosen, encoder=_encoder(given.encoder, names), vit=vit))
     drawn = f"{len(names)} models ({', '.join(plan.names)}), {len(plan.prompts)} prompts, seeds a prompt {plan.seeds}"

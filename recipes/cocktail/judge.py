@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recipes.cocktail.methods import ABLATIONS, Arm
+from recipes.cocktail.methods import Arm
 from recipes.cocktail.study import Pictures, Study
 from tastemaker.evaluate.images.embedding import Embeddings
 from tastemaker.evaluate.images.picture import Picture
@@ -81,7 +81,7 @@ class Judged:
 
 
 def judge(study: Study, arms: Sequence[Arm], *, encoder: Encoder | None = None, vit: ViT | None = None) -> Judged:
-    """Draw whatever is not drawn yet, and measure everything; ablations on the first model's pictures only."""
+    """Draw whatever is not drawn yet, and measure everything."""
     own = {name: list(study.own(name)) for name in study.models}
     samples = {name: list(study.learn(name)) for name in study.models}
     reader = StyleReader.fit(samples)
@@ -93,18 +93,17 @@ def judge(study: Study, arms: Sequence[Arm], *, encoder: Encoder | None = None, 
     measured_by |= {} if encoder is None else {"likeness": encoder.name}
     seen = {} if keys is None else {name: _Seen.of(found, keys) for name, found in own.items()}
 
-    rows, trips, first = [], dict[str, float](), next(iter(study.models))
-    for source in study.models:
-        for arm in (one for one in arms if one.method not in ABLATIONS or source == first):
-            brought, trip = study.brought(source, arm)
-            if trip is not None:
-                trips[arm.name] = trip
-            study.say(f"{source}: judging {arm.name}")
-            for target, pictures in brought.items():
-                measures = _measured(own[source], pictures, target, reader, encoder, vectors, seen.get(source))
-                facts = {"method": arm.method, "dial": arm.dial, "arm": arm.name, "source": source, "target": target}
-                cells = {"prompt": [at for at, _ in study.plan.cells], "seed": [seed for _, seed in study.plan.cells]}
-                rows.append(pl.DataFrame(cells | measures).with_columns(**{k: pl.lit(v) for k, v in facts.items()}))
+    rows, trips = [], dict[str, float]()
+    cells = {"prompt": [at for at, _ in study.plan.cells], "seed": [seed for _, seed in study.plan.cells]}
+    for source, arm in study.jobs(arms):
+        brought, trip = study.brought(source, arm)
+        if trip is not None:
+            trips[arm.name] = trip
+        study.say(f"{source}: judging {arm.name}")
+        for target, pictures in brought.items():
+            measures = _measured(own[source], pictures, target, reader, encoder, vectors, seen.get(source))
+            facts = {"method": arm.method, "dial": arm.dial, "arm": arm.name, "source": source, "target": target}
+            rows.append(pl.DataFrame(cells | measures).with_columns(**{k: pl.lit(v) for k, v in facts.items()}))
     return Judged(
         pl.concat(rows),
         trips,

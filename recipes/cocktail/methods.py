@@ -1,16 +1,18 @@
 """What is compared: ways to bring a picture into another model's style, each with a dial between structure and style.
 
 - target alone: the target model draws the same prompt, from the source's own noise or from other noise. Only a picture
-  whose seed is known has a noise of its own, so the first is not to be had for a photograph. No dial.
+  whose seed is known has a noise of its own, so the first is not to be had for a photograph. No dial but guidance.
 - img2img: SDEdit (Meng et al. 2022, arXiv 2108.01073), noise added and taken off again; the dial is its strength.
 - weights: (1 - gamma) source + gamma target draws the prompt from the source's noise; the dial is gamma.
-- inversion: the cocktail without injection; the dial is guidance.
+- inversion: the cocktail without injection or condition scaling; the dial is guidance.
 - Plug-and-Play: the style model inverts and draws, and never hears of the content model; the dial is injection.
-- cocktail, with our default settings and with the published ones; the dial is injection.
+- cocktail, published: the settings of the published evaluation; the dial is injection.
+- cocktail, our default: the dial is injection, then, with all of it, the target's share in the weights that draw
+  (gamma mixing, section 3.4 of arXiv 2312.08873).
 
-All draw with the same steps but for the published cocktail (50, unless quick), and the same guidance but for it (7.5)
-and inversion.
-The published negative prompt is left out: small models do not know its words, and no other method has one.
+All draw with the same steps but for the published cocktail (50, unless quick). Our default has its own guidance, lower
+than the one models draw pictures with; every baseline is given both, and what it keeps is the better of them. The
+published negative prompt is left out: small models do not know its words, and no other method has one.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ from tastemaker.generate.invert import Cache, Inversion
 from tastemaker.generate.mix_weights import mix_weights
 
 METHODS = {  # key -> name, what the dial is
-    "cocktail": ("default cocktail", "attention / residuals"),
+    "cocktail": ("default cocktail", "attention / residuals, share of the target"),
     "published": ("published cocktail", "attention / residuals"),
-    "same_noise": ("target alone (source's noise)", ""),
-    "other_noise": ("target alone (other noise)", ""),
+    "same_noise": ("target alone (source's noise)", "guidance"),
+    "other_noise": ("target alone (other noise)", "guidance"),
     "img2img": ("img2img", "strength"),
     "weights": ("mixed weights", "gamma"),
     "inversion": ("inversion without injection", "guidance"),
@@ -45,8 +47,7 @@ ABLATIONS = {
     "guidance": ("guidance", "guidance"),
     "kind": ("kind of inversion", "kind"),
 }
-RATIOS = ((0.25, 0.4), (0.5, 0.8), (0.8, 0.9), (1.0, 1.0))
-MIDDLE = Injection(0.5, 0.8)
+MIDDLE, WHOLE = Injection(0.5, 0.8), Injection(1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -56,58 +57,86 @@ class Arm:
     Attributes:
         method: a key of METHODS or ABLATIONS.
         dial: the setting in print.
+        guidance: of drawing.
         value: strength or gamma, for methods that are no cocktail.
         settings: of a cocktail; None for the others.
+        share: of the target in the weights that draw a cocktail; the rest is the source's.
     """
 
     method: str
-    dial: str = ""
+    dial: str
+    guidance: float
     value: float = 0.0
     settings: Settings | None = None
+    share: float = 1.0
 
     @property
     def name(self) -> str:
         """As figures and files are called: method.dial, without dots or slashes in the dial."""
-        return f"{self.method}.{self.dial.replace('.', '_').replace(' / ', '-')}" if self.dial else self.method
+        plain = self.dial.replace(".", "_").replace(" / ", "-").replace(" %", "").replace(", ", "-").replace(" ", "_")
+        return f"{self.method}.{plain}"
 
     @property
     def job(self) -> str:
         """The same for arms whose pictures are the same, whatever they are called."""
         if self.settings is None:
             return self.name
-        digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:12]
+        mixed = f" {self.share:g}" if self.share != 1 else ""
+        digest = hashlib.sha256(f"{self.settings!r}{mixed}".encode()).hexdigest()[:12]
         return f"{self.method if self.method in ('pnp', 'kind') else 'cocktail'}-{digest}"
 
 
 def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
-    """Every method at every setting; `quick` has two settings a curve and no ablations."""
-    default = replace(DEFAULT, steps=steps, guidance=guidance)
+    """Every method at every setting; `quick` has one or two settings a curve and no ablations."""
+    default = replace(DEFAULT, steps=steps)
     plain = replace(default, alpha=1.0, beta=0.0)  # scaling the condition is the cocktail's own
     published = replace(SURFACES["batch"], steps=steps if quick else SURFACES["batch"].steps, negative="")
-    all_ = RATIOS[1::2] if quick else RATIOS
-    few = RATIOS[1::2] if quick else (*RATIOS[:2], RATIOS[3])
-    found = [Arm("same_noise"), Arm("other_noise")]
-    found += [Arm("img2img", f"{s:g}", s) for s in ((0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8, 0.95))]
-    found += [Arm("weights", f"{g:g}", g) for g in ((0.5,) if quick else (0.25, 0.5, 0.75))]
-    scales = (1.0, guidance) if quick else (1.0, guidance / 2, guidance, 2 * guidance)
+    low = default.guidance
+    found = [Arm(method, f"{w:g}", w) for method in ("same_noise", "other_noise") for w in (guidance, low)]
+    # A curve runs along its dial at one guidance and comes back at the other, so that its neighbours are alike.
+    strengths = (0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    found += [Arm("img2img", f"{s:g}", guidance, s) for s in strengths]
+    found += [] if quick else [Arm("img2img", f"{s:g} at {low:g}", low, s) for s in (0.65, 0.5, 0.35)]
+    gammas = (0.5,) if quick else (0.25, 0.5, 0.75)
+    found += [Arm("weights", f"{g:g}", guidance, g) for g in gammas]
+    found += [] if quick else [Arm("weights", f"{g:g} at {low:g}", low, g) for g in gammas[::-1]]
     bare = replace(plain, injection=Injection(0, 0))
-    found += [Arm("inversion", f"{w:g}", settings=replace(bare, guidance=w)) for w in dict.fromkeys(scales)]
-    for method, settings, ratios in (("pnp", plain, few), ("cocktail", default, all_), ("published", published, few)):
-        found += [Arm(method, f"{a:g} / {c:g}", settings=replace(settings, injection=Injection(a, c)))
-                  for a, c in ratios]  # fmt: skip
-    return tuple(found if quick else [*found, *_ablations(replace(default, injection=MIDDLE))])
+    scales = (1.0, guidance) if quick else (1.0, low, guidance, 2 * guidance)
+    found += [_mixed("inversion", f"{w:g}", replace(bare, guidance=w)) for w in scales]
+    ratios = (MIDDLE, WHOLE) if quick else (Injection(0.25, 0.4), MIDDLE, WHOLE)
+    found += [_mixed("pnp", _ratio(one), replace(plain, guidance=guidance, injection=one)) for one in ratios]
+    found += [] if quick else [_mixed("pnp", f"{_ratio(WHOLE)} at {low:g}", replace(plain, injection=WHOLE))]
+    inside = (MIDDLE, WHOLE) if quick else (MIDDLE, Injection(0.8, 0.9), WHOLE)
+    found += [_mixed("cocktail", _ratio(one), replace(default, injection=one)) for one in inside]
+    for share in (0.5,) if quick else (0.75, 0.5, 0.25):
+        found += [_mixed("cocktail", _shared(WHOLE, share), replace(default, injection=WHOLE), share)]
+    found += [_mixed("published", _ratio(one), replace(published, injection=one)) for one in (MIDDLE, WHOLE)]
+    return tuple(found if quick else [*found, *_ablations(replace(default, injection=MIDDLE), guidance)])
 
 
-def _ablations(middle: Settings) -> list[Arm]:
+def _ablations(middle: Settings, guidance: float) -> list[Arm]:
     """One thing changed at a time, from our default; compared on the first model's pictures only."""
-    alphas = [Arm("alpha", f"{a:g}", settings=replace(middle, alpha=a)) for a in (1.0, 2.0, 3.0, 5.0)]
-    layers = [Arm("layers", f"{a:g} / {c:g}", settings=replace(middle, injection=Injection(a, c)))
-              for a, c in ((0, 0), (0.5, 0), (0, 0.8), (0.5, 0.8))]  # fmt: skip
-    scales = dict.fromkeys((1.0, middle.guidance / 2, middle.guidance, 2 * middle.guidance))
-    guidance = [Arm("guidance", f"{w:g}", settings=replace(middle, guidance=w)) for w in scales]
-    kinds = [Arm("kind", kind, settings=replace(middle, inversion=Inversion(kind)))
+    alphas = [_mixed("alpha", f"{a:g}", replace(middle, alpha=a)) for a in (1.0, 2.0, 3.0, 5.0)]
+    ratios = (Injection(0, 0), Injection(0.5, 0), Injection(0, 0.8), MIDDLE, WHOLE)
+    layers = [_mixed("layers", _ratio(one), replace(middle, injection=one)) for one in ratios]
+    layers += [_mixed("layers", _shared(one, 0.5), replace(middle, injection=one), 0.5) for one in (ratios[0], WHOLE)]
+    scales = sorted({1.0, middle.guidance, guidance, 2 * guidance})
+    scaled = [_mixed("guidance", f"{w:g}", replace(middle, guidance=w)) for w in scales]
+    kinds = [_mixed("kind", kind, replace(middle, inversion=Inversion(kind)))
              for kind in ("ddim", "fixed-point", "bdia", "edict")]  # fmt: skip
-    return [*alphas, *layers, *guidance, *kinds]
+    return [*alphas, *layers, *scaled, *kinds]
+
+
+def _mixed(method: str, dial: str, settings: Settings, share: float = 1.0) -> Arm:
+    return Arm(method, dial, settings.guidance, settings=settings, share=share)
+
+
+def _ratio(injection: Injection) -> str:
+    return f"{injection.attention:g} / {injection.convolution:g}"
+
+
+def _shared(injection: Injection, share: float) -> str:
+    return f"{_ratio(injection)}, {share:.0%}".replace("%", " %")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,25 +157,25 @@ class Batch:
 
 
 def drawn(
-    arm: Arm, source: StableDiffusion, target: StableDiffusion, batch: Batch, *, steps: int, guidance: float,
-    cache: Cache | None,
-) -> tuple[list[Image.Image], float | None]:  # fmt: skip
+    arm: Arm, source: StableDiffusion, target: StableDiffusion, batch: Batch, *, steps: int, cache: Cache | None
+) -> tuple[list[Image.Image], float | None]:
     """The batch in the target's style, and the round-trip error where the arm compares kinds of inversion.
 
     Not for the target alone, which asks nothing of the source but its seeds.
     """
     if arm.settings is not None:
         content = target if arm.method == "pnp" else source
+        style = target if arm.share == 1 else mix_weights([source, target], [1 - arm.share, arm.share])
         made = cocktail(
-            batch.pictures, content=content, style=target, prompt=batch.said, settings=arm.settings,
+            batch.pictures, content=content, style=style, prompt=batch.said, settings=arm.settings,
             inversion_prompt=batch.said if arm.method == "pnp" else batch.prompts,
             round_trip=arm.method == "kind", cache=cache,
         )  # fmt: skip
         return list(made.pictures[0]), made.round_trip
     if arm.method == "img2img":
-        return img2img(target, batch, arm.value, steps=steps, guidance=guidance), None
+        return img2img(target, batch, arm.value, steps=steps, guidance=arm.guidance), None
     between = mix_weights([source, target], [1 - arm.value, arm.value])
-    return draw(between, batch.said, seeds=batch.seeds, steps=steps, guidance=guidance), None
+    return draw(between, batch.said, seeds=batch.seeds, steps=steps, guidance=arm.guidance), None
 
 
 def img2img(model: StableDiffusion, batch: Batch, strength: float, *, steps: int, guidance: float) -> list[Image.Image]:

@@ -264,7 +264,7 @@ def sheets(study: Study, arms: Sequence[Arm], folder: Path) -> list[Path]:
 
 def _typical(arms: Sequence[Arm], guidance: float) -> list[Arm]:
     """One setting a method for the eye, of the cocktail two."""
-    wanted: dict[str, tuple[str, ...]] = {"same_noise": ("",)}
+    wanted: dict[str, tuple[str, ...]] = {"same_noise": (f"{guidance:g}",)}
     wanted |= {"img2img": ("0.5",), "weights": ("0.5",), "inversion": (f"{guidance:g}",), "pnp": ("0.5 / 0.8",)}
     wanted |= {"published": ("0.5 / 0.8",), "cocktail": ("0.5 / 0.8", "1 / 1")}
     order = list(METHODS)[::-1]

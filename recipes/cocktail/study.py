@@ -1,31 +1,38 @@
 """Through all pairs of models: draw what each method draws, once, and keep it.
 
-One job is an arm on the pictures of one source, for all targets; inversions are shared between targets and between arms
-that differ in nothing the inversion depends on. With a folder every finished job lies there as an .npz file, so a run
-that was stopped goes on where it was, and pictures can be judged anew without being drawn anew.
+One job is an arm on the pictures of one source, for one target; inversions are shared between targets and between arms
+that differ in nothing the inversion depends on. With a folder every finished job lies there as an .npz file, called by
+the weights of both models: a run that was stopped goes on where it was, a model that comes later costs its own pairs
+alone, and pictures can be judged anew without being drawn anew. Several processes may share the jobs (`together`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from recipes.cocktail.methods import Arm, Batch, drawn
+from recipes.cocktail.methods import ABLATIONS, Arm, Batch, drawn
 from tastemaker.errors import DataError, InvalidArgument
 from tastemaker.generate import zoo
 from tastemaker.generate.cocktail import common_times
 from tastemaker.generate.denoiser import StableDiffusion
 from tastemaker.generate.draw import draw
 from tastemaker.generate.invert import Cache
+from tastemaker.generate.load import load
 from tastemaker.generate.settings import DEFAULT
 
 Pictures = NDArray[np.uint8]  # (n, height, width, 3)
@@ -91,6 +98,12 @@ class Study:
     batch: int = 16
     say: Say = field(default=lambda _: None)
 
+    @classmethod
+    def of(cls, plan: Plan, *, device: str, dtype: str | None, **how: Any) -> Study:
+        """With the plan's models loaded; `how` has the other attributes."""
+        loaded = [load(zoo.resolve(name), device=device, dtype=dtype) for name in plan.models]
+        return cls(plan, dict(zip(plan.names, loaded, strict=True)), **how)
+
     def __post_init__(self) -> None:
         """All that can be refused is refused before any work."""
         first, *others = self.models.values()
@@ -101,37 +114,49 @@ class Study:
         if self.keep is not None:
             self._same_plan(self.keep)
 
+    def jobs(self, arms: Sequence[Arm]) -> Iterator[tuple[str, Arm]]:
+        """Sources and what is done with them: ablations with the first model's pictures only."""
+        first = next(iter(self.models))
+        return ((name, arm) for name in self.models for arm in arms if arm.method not in ABLATIONS or name == first)
+
     def own(self, name: str) -> Pictures:
         """What the model draws itself, a picture a cell."""
-        return self._own(name, 0)
+        return self._own(name, 0, self.plan.guidance)
 
     def learn(self, name: str) -> Pictures:
         """Two more pictures of each cell, with other seeds, that no method is judged on."""
-        return np.concatenate([self._own(name, LEARN), self._own(name, LEARN + OTHER)])
+        return np.concatenate([self._own(name, offset, self.plan.guidance) for offset in (LEARN, LEARN + OTHER)])
 
     def brought(self, source: str, arm: Arm) -> tuple[dict[str, Pictures], float | None]:
         """The source's pictures in the style of each other model, and the mean round-trip error if it was measured."""
         targets = [name for name in self.models if name != source]
         if arm.method in ALONE:
-            return {name: self._own(name, ALONE[arm.method]) for name in targets}, None
+            return {name: self._own(name, ALONE[arm.method], arm.guidance) for name in targets}, None
 
+        found = {target: self._pair(source, target, arm) for target in targets}
+        trips = [trip for _, trip in found.values() if trip is not None]
+        return {target: pictures for target, (pictures, _) in found.items()}, float(np.mean(trips)) if trips else None
+
+    def _pair(self, source: str, target: str, arm: Arm) -> tuple[Pictures, float | None]:
         def make() -> tuple[Pictures, float | None]:
-            self.say(f"{source}: {arm.name}")
-            pictures, trips = [], []
-            for target in targets:
-                rows: dict[int, Image.Image] = {}
-                for chunk in self.chunks:
-                    made, trip = drawn(
-                        arm, self.models[source], self.models[target], self._batch(source, target, chunk),
-                        steps=self.plan.steps, guidance=self.plan.guidance, cache=self._cache,
-                    )  # fmt: skip
-                    rows |= zip(chunk, made, strict=True)
-                    trips += [] if trip is None else [trip]
-                pictures.append(np.stack([np.asarray(rows[row]) for row in range(len(rows))]))
-            return np.stack(pictures), float(np.mean(trips)) if trips else None
+            self.say(f"{source} to {target}: {arm.name}")
+            rows: dict[int, Image.Image] = {}
+            trips = []
+            for chunk in self.chunks:
+                made, trip = drawn(
+                    arm, self.models[source], self.models[target], self._batch(source, target, chunk),
+                    steps=self.plan.steps, cache=self._cache,
+                )  # fmt: skip
+                rows |= zip(chunk, made, strict=True)
+                trips += [] if trip is None else [trip]
+            pictures = np.stack([np.asarray(rows[row]) for row in range(len(rows))])
+            return pictures, float(np.mean(trips)) if trips else None
 
-        found, trip = self._kept(f"{source}/{arm.job}", make)
-        return dict(zip(targets, found, strict=True)), trip
+        return self._kept(f"{self._weights(source)}/{self._weights(target)}/{arm.job}", make)
+
+    def _weights(self, name: str) -> str:
+        """A folder for what depends on this model's weights."""
+        return f"{name}-{hashlib.sha256(self.models[name].identity.encode()).hexdigest()[:8]}"
 
     @cached_property
     def chunks(self) -> list[list[int]]:
@@ -168,20 +193,22 @@ class Study:
             [seed + OTHER for _, seed in cells],
         )
 
-    def _own(self, name: str, offset: int) -> Pictures:
+    def _own(self, name: str, offset: int, guidance: float) -> Pictures:
+        job = f"own-{offset}" if guidance == self.plan.guidance else f"own-{offset}-at-{guidance:g}"
+
         def make() -> tuple[Pictures, float | None]:
-            self.say(f"{name}: its own pictures")
+            self.say(f"{name}: {job}")
             rows: dict[int, Image.Image] = {}
             for chunk in self.chunks:
                 cells = [self.plan.cells[row] for row in chunk]
                 made = draw(
                     self.models[name], [self._said(name, self.plan.prompts[at]) for at, _ in cells],
-                    seeds=[seed + offset for _, seed in cells], steps=self.plan.steps, guidance=self.plan.guidance,
+                    seeds=[seed + offset for _, seed in cells], steps=self.plan.steps, guidance=guidance,
                 )  # fmt: skip
                 rows |= zip(chunk, made, strict=True)
             return np.stack([np.asarray(rows[row]) for row in range(len(rows))]), None
 
-        return self._kept(f"{name}/own-{offset}", make)[0]
+        return self._kept(f"{self._weights(name)}/{job}", make)[0]
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 
@@ -209,7 +236,7 @@ class Study:
         return found
 
     def _same_plan(self, folder: Path) -> None:
-        wanted = json.loads(json.dumps(asdict(self.plan) | {"identities": [m.identity for m in self.models.values()]}))
+        wanted = json.loads(json.dumps({name: at for name, at in asdict(self.plan).items() if name != "models"}))
         path = folder / "plan.json"
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -222,6 +249,38 @@ class Study:
             raise DataError("is not a kept plan; expected what --keep wrote: take another folder", file=path) from error
         if other:
             raise DataError(f"holds pictures of other {', '.join(other)}; take another folder for --keep", file=path)
+
+
+# -- several processes ----------------------------------------------------------------------------------------------
+
+_SHARED: list[Study] = []  # of a process that draws for another: its own, with its own models
+
+
+def together(study: Study, arms: Sequence[Arm], hands: int, *, device: str, dtype: str | None) -> None:
+    """Draw what is not kept yet with so many processes, for `study` to find in its folder."""
+    how = {"device": device, "dtype": dtype, "keep": study.keep, "batch": study.batch}
+    with ProcessPoolExecutor(
+        hands, multiprocessing.get_context("spawn"), initializer=_join, initargs=(study.plan, hands, how)
+    ) as pool:
+        list(pool.map(_draw, study.models))
+        jobs = list(study.jobs(arms))
+        for done, (name, arm) in enumerate(pool.map(_bring, jobs), 1):
+            study.say(f"{done} of {len(jobs)} jobs: {name}, {arm.name}")
+
+
+def _join(plan: Plan, hands: int, how: dict[str, Any]) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // hands))
+    _SHARED.append(Study.of(plan, **how))
+
+
+def _draw(name: str) -> None:
+    _SHARED[0].own(name)
+    _SHARED[0].learn(name)
+
+
+def _bring(job: tuple[str, Arm]) -> tuple[str, Arm]:
+    _SHARED[0].brought(*job)
+    return job
 
 
 def _read(path: Path) -> tuple[Pictures, float | None]:

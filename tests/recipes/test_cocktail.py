@@ -138,7 +138,7 @@ def test_every_method_draws_and_depends_on_its_dial(study: Study) -> None:
     for arm in arms(2, 3.0, quick=False):
         if arm.method in ("same_noise", "other_noise", "published"):
             continue
-        made, trip = drawn(arm, source, target, batch, steps=2, guidance=3.0, cache=None)
+        made, trip = drawn(arm, source, target, batch, steps=2, cache=None)
         assert [one.size for one in made] == [(32, 32)] * 3
         assert (trip is not None) == (arm.method == "kind")
         seen[arm.name] = np.stack([np.asarray(one) for one in made])
@@ -176,6 +176,8 @@ def test_prompts_are_forty_of_the_vocabulary(folder: Path) -> None:
     assert len(set(prompts())) == 40
     assert prompts(2) == ("an apple", "a banana on a white background")
     assert len(set(prompts(120))) == 120
+    assert prompts(3, skip=2) == prompts(5)[2:]
+    assert prompts(2, folder / "prompts.txt", skip=1) == WORDS[1:]
     assert prompts(2, folder / "prompts.txt") == WORDS[:2]
 
 
@@ -207,7 +209,7 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
         "--markdown", tmp_path / "page/cocktail.md", "--sheets", tmp_path / "page/img",
     )  # fmt: skip
     figures = json.loads(first.read_text())["figures"]
-    for name in ("cocktail.0_5-0_8.edges", "img2img.0_5.reader", "pnp.1-1.keys", "same_noise.likeness"):
+    for name in ("cocktail.0_5-0_8.edges", "img2img.0_5.reader", "pnp.1-1.keys", "same_noise.5.likeness"):
         assert np.isfinite(figures[name])
     assert figures["goal.edges_reader.cocktail.holds"] in (0, 1)
     for baseline in METHODS:
@@ -233,6 +235,8 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
     lost.write_bytes(lost.read_bytes()[:100])
     with pytest.raises(DataError, match="delete it"):
         run(monkeypatch, *models, "--keep", keep)
+    with pytest.raises(InvalidArgument, match="without --keep"):
+        run(monkeypatch, *models, "--hands", 2)
     with pytest.raises(DataError, match="other seed, guidance"):
         run(monkeypatch, *models, "--keep", keep, "--seed", 5, "--guidance", 2)
     (keep / "plan.json").write_text("[]")
