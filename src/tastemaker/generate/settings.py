@@ -57,8 +57,8 @@ class Settings:
             raise InvalidArgument(f"alpha = {self.alpha}, beta = {self.beta}; expected finite numbers")
 
 
-#: Alpha 3, as two of the published surfaces have it: more structure at the same style, and a nearer round trip. Half the
-#: usual guidance, since the start is a picture already and not noise: `recipes.cocktail` has what both are worth.
+#: Alpha 3, as two of the published surfaces have it: more structure at the same style, and a nearer round trip. Half
+#: the usual guidance, since the start is a picture already and not noise. `recipes.cocktail` has what both are worth.
 DEFAULT = Settings(alpha=3.0, guidance=2.5)
 PUBLISHED = Settings(
     steps=50,
