@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ from tastemaker.attack.profiles import Budget, poisoned
 from tastemaker.choose.votes import Vote, pair
 from tastemaker.data.feedback import FeedbackLog
 from tastemaker.serve.app import create_app
-from tastemaker.serve.events import Joined, Made, Said, Voted
+from tastemaker.serve.events import Joined, Made, Said, Undone, Voted
 from tastemaker.serve.kept import Kept
 from tastemaker.serve.learn import Learner, Plan
 from tastemaker.serve.pages import audit
@@ -56,6 +57,13 @@ def bought(rng: np.random.Generator, people: int, each: int) -> list[Vote]:
     return votes
 
 
+def told(store: Store, votes: list[Vote]) -> None:
+    waiting = [store.submit(Made(f"m{n}", model=f"m{n}")) for n in range(N)]
+    waiting += [store.submit(Joined(str(person))) for person in dict.fromkeys(vote.person for vote in votes)]
+    waiting += [store.submit(Voted(str(vote.person), vote.choices)) for vote in votes]
+    [one.result() for one in waiting]
+
+
 @pytest.mark.parametrize(("people", "each"), [(3, 150), (1, 600)])
 def test_a_loud_few_move_the_board_less(tmp_path: Path, people: int, each: int) -> None:
     rng = np.random.default_rng(1)
@@ -64,10 +72,7 @@ def test_a_loud_few_move_the_board_less(tmp_path: Path, people: int, each: int) 
     found: dict[str, float] = {}
     for name, votes, trust in (("real", real, None), ("none", rigged, None), ("watched", rigged, Watch())):
         with Store(tmp_path / f"{name}.db") as store:
-            waiting = [store.submit(Made(f"m{n}", model=f"m{n}")) for n in range(N)]
-            waiting += [store.submit(Joined(str(person))) for person in dict.fromkeys(vote.person for vote in votes)]
-            waiting += [store.submit(Voted(str(vote.person), vote.choices)) for vote in votes]
-            [one.result() for one in waiting]
+            told(store, votes)
             learner = Learner(store, tmp_path / name, Plan(trust=trust))
             version = learner.refit()
             table = learner.leaderboard().table
@@ -86,6 +91,67 @@ def test_a_loud_few_move_the_board_less(tmp_path: Path, people: int, each: int) 
                 assert with_doubt < plain.belief().mean[plain.belief().ids.rows(["m7"])[0]]
                 assert before == found[name]
     assert found["watched"] - found["real"] < 0.5 * (found["none"] - found["real"])
+
+
+@pytest.mark.parametrize(("people", "each"), [(60, 20), (1, 600)])
+def test_a_flood_between_two_fits_moves_the_board_little(tmp_path: Path, people: int, each: int) -> None:
+    rng, moved = np.random.default_rng(1), {}
+    real, flood = honest(rng), bought(rng, people, each)
+    for trust in (None, Watch()):
+        with Store(tmp_path / f"{trust is None}.db") as store:
+            told(store, real)
+            learner = Learner(store, tmp_path / f"{trust is None}", Plan(trust=trust))
+            learner.refit()
+
+            def rating(learner: Learner = learner) -> float:
+                table = learner.leaderboard().table
+                return dict(zip(table["id"], table["rating"], strict=True))["m7"]
+
+            before = rating()
+            told(store, flood)
+            moved[trust is None] = rating() - before
+            assert learner.crowded() == (trust is not None and people > 1)
+            if trust is None:
+                assert learner.waiting() == 0
+                continue
+            assert learner.waiting() == len(flood) - (100 if people > 1 else 20)
+            assert len(learner.trusted(store.votes())) == len(real) + len(flood) - learner.waiting()
+            own = learner.belief(person="bought0").votes.sum()
+            assert own == 2 * each  # one's own board holds every vote of one's own
+            learner.refit()
+            rating()
+            assert learner.waiting() == 0
+            assert not learner.crowded()
+    assert 0 < moved[False] < 0.35 * moved[True]
+
+
+def test_votes_taken_back_make_room_and_a_version_rolled_back_to_forgets_no_doubt(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    with Store(tmp_path / "store.db") as store:
+        told(store, honest(rng))
+        learner = Learner(store, tmp_path / "versions", Plan(trust=Watch()))
+        learner.refit()
+        told(store, bought(rng, 1, 300))
+        learner.belief()
+        assert learner.waiting() == 280
+        for seq, _ in store.votes(user="bought0")[:290]:
+            store.add(Undone("bought0", seq))
+        learner.belief()
+        assert learner.waiting() == 0
+        told(store, bought(rng, 1, 300))
+        learner.refit()
+        assert [doubt.person for doubt in learner.vetted.doubts] == ["bought0"]
+        learner.roll_back()
+        assert learner.version.version == 1
+        assert learner.version.doubts == ()
+        assert [doubt.person for doubt in learner.vetted.doubts] == ["bought0"]
+        told(store, bought(rng, 1, 300))
+        learner.belief()
+        assert learner.waiting() == 280
+        assert learner.refit().version == 3
+        assert learner.version.version == 1  # pinned, but what was found counts
+        learner.belief()
+        assert learner.waiting() == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -192,6 +258,28 @@ def test_trust_can_be_turned_off(gallery: Open) -> None:
     rig(client)
     assert client.get("/audit", headers=JSON).json()["doubts"]["votes"]["people"] == 0
     assert "Nobody: suspicious votes" in client.get("/audit").text
+
+
+def test_a_flood_is_told_and_brings_the_next_fit_forward(gallery: Open) -> None:
+    client = gallery(names=("gallery.example",))
+    here = client.app.state.site  # type: ignore[attr-defined]
+    rig(client)
+    one, other = here.gallery.by_prompt()["a red apple"][:2]
+    sent = [here.store.submit(Joined(f"new{n}")) for n in range(40)]
+    sent += [here.store.submit(Voted(f"new{n % 40}", pair(one.id, other.id))) for n in range(160)]
+    [future.result() for future in sent]
+    told = client.get("/leaderboard", headers=JSON).json()
+    assert told["waiting"] == 160 - 100
+    assert "60 of them not counted here yet" in client.get("/leaderboard").text
+    assert client.get("/leaderboard?mine=true", headers=JSON).json()["waiting"] == 0
+    assert client.get("/leaderboard?tag=food", headers=JSON).json()["waiting"] == 0  # none of these has a tag
+    seldom = dataclasses.replace(here, settings=dataclasses.replace(here.settings, refit_after=10**6))
+    assert not seldom.due(here.store.seq())
+    seldom.learned()
+    fit = here.learner.refit_in_background()  # the one that runs
+    assert fit.result(timeout=120).seq == here.store.seq()
+    assert client.get("/leaderboard", headers=JSON).json()["waiting"] == 0
+    assert not here.learner.crowded()
 
 
 def test_nobody_waits_for_the_first_account_of_a_long_log(gallery: Open, monkeypatch: pytest.MonkeyPatch) -> None:

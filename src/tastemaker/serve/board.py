@@ -13,7 +13,7 @@ fit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +25,7 @@ from tastemaker.choose.belief import Belief, Prior
 from tastemaker.choose.votes import BAR, Choice, Vote
 from tastemaker.data.vocabulary import Vocabulary
 from tastemaker.serve.store import Store
-
-Trust = Callable[[list[Vote]], list[Vote]]  # votes with the weights they deserve
+from tastemaker.serve.trust import Since, Vetted
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,25 +100,27 @@ class Tally:
     Attributes:
         board: that it began with.
         person: whose; None is everybody's.
+        vetted: which votes count, and how much.
         belief: now.
-        votes: numbers of those added to the board's.
+        votes: numbers of those added to the board's, or waiting.
         seq: of the last event taken account of.
+        since: what came of the votes that no fit has looked at.
     """
 
     board: Board
     person: str | None
+    vetted: Vetted
     belief: Belief
     votes: frozenset[int]
     seq: int
+    since: Since
 
     @classmethod
-    def begin(cls, board: Board, person: str | None) -> Tally:
+    def begin(cls, board: Board, person: str | None, vetted: Vetted) -> Tally:
         belief, seq = board.start(person)
-        return cls(board, person, belief, frozenset(), seq)
+        return cls(board, person, vetted, belief, frozenset(), seq, Since())
 
-    def caught_up(
-        self, store: Store, seq: int, model_of: Mapping[str, str], models: Sequence[str], trust: Trust | None
-    ) -> Tally:
+    def caught_up(self, store: Store, seq: int, model_of: Mapping[str, str], models: Sequence[str]) -> Tally:
         """The tally with everything that happened up to the number `seq`; itself where nothing did.
 
         `models` are those of `model_of`, each once; none of a board's ever goes.
@@ -127,15 +128,16 @@ class Tally:
         if seq <= self.seq:
             return self
         if self.votes.intersection(store.undone(after=self.seq)):
-            return Tally.begin(self.board, self.person).caught_up(store, seq, model_of, models, trust)
+            return Tally.begin(self.board, self.person, self.vetted).caught_up(store, seq, model_of, models)
         belief = self.belief
         if len(models) > len(belief.ids):
             belief = _with_models(belief, models, self.board.prior)
         new = store.votes(after=self.seq, upto=seq, user=self.person)
-        votes = [on_models(vote, model_of) for _, vote in new]
-        for vote in trust(votes) if trust else votes:
+        votes, since = self.vetted.counted(((number, on_models(vote, model_of)) for number, vote in new), self.since)
+        for vote in votes:
             belief = belief.add(vote.choices, weight=vote.weight)
-        return Tally(self.board, self.person, belief, self.votes.union(number for number, _ in new), seq)
+        added = self.votes.union(number for number, _ in new)
+        return Tally(self.board, self.person, self.vetted, belief, added, seq, since)
 
 
 def on_models(vote: Vote, model_of: Mapping[str, str]) -> Vote:

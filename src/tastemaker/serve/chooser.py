@@ -246,7 +246,7 @@ class Chooser:
 
     def _crowd(self, seen: Pictures) -> Taste:
         """What people share, by the votes of those who voted most, as far as they are trusted."""
-        votes = on_these(self.learner.trusted([vote for _, vote in self.store.votes()]), set(seen.ids.series))
+        votes = on_these(self.learner.trusted(self.store.votes()), set(seen.ids.series))
         most = {person for person, _ in Counter(vote.person for vote in votes).most_common(_VOTERS[1])}
         start = Taste.start(seen.names)
         few = len(most) < _VOTERS[0]

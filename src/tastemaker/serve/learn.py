@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -46,11 +45,12 @@ from tastemaker.serve import schema as s
 from tastemaker.serve.board import Board, Tally, on_models
 from tastemaker.serve.store import Item, Stand, Store
 from tastemaker.serve.taste import Heard, Picks, Reason, Taste, draw
-from tastemaker.serve.trust import Watch, weighed, weights
-from tastemaker.serve.versions import Fitted, InForce, Version, Versions
+from tastemaker.serve.trust import Since, Vetted, Watch, weighed, weights
+from tastemaker.serve.versions import Fitted, Version, Versions
 
 Weigh = Callable[[FeedbackLog], NDArray[np.float64]]
 _TALLIES = 256  # persons whose boards are remembered
+_EVERYTHING = Vetted()  # on one's own board every vote of one's own counts in full
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Learner:
         self._boarding = threading.Lock()  # for everybody's leaderboard
         self._versions = Versions(self.folder, self.plan.prior)
         self._stamp: object = None
-        self._current = self._versions.read(0)
+        self._current, self._vetted = self._versions.read(0), self._vet()
         self._tallies: dict[str | None, Tally] = {}
         self._board: tuple[Belief, float, Leaderboard] | None = None  # everybody's, while no vote comes in
         self._catalog = Catalogue()
@@ -216,19 +216,31 @@ class Learner:
             self.store.user(person)
         with self._gate:
             tally = self._tallies.pop(person, None)
-            if tally is None or tally.board is not current.board:
-                tally = Tally.begin(current.board, person)
-            trust = partial(weighed, doubts=current.version.doubts if person is None else ())
-            self._tallies[person] = tally = tally.caught_up(
-                self.store, seq, catalogue.model_of, catalogue.models, trust
-            )
+            vetted = self._vetted if person is None else _EVERYTHING
+            if tally is None or tally.board is not current.board or tally.vetted is not vetted:
+                tally = Tally.begin(current.board, person, vetted)
+            self._tallies[person] = tally = tally.caught_up(self.store, seq, catalogue.model_of, catalogue.models)
             while len(self._tallies) > _TALLIES:
                 del self._tallies[next(iter(self._tallies))]
         return tally.belief
 
-    def trusted(self, votes: Sequence[Vote]) -> list[Vote]:
-        """Votes with the weights that the doubts of the version in force leave them."""
-        return weighed(votes, self._look().version.doubts)
+    @property
+    def vetted(self) -> Vetted:
+        """What the newest fit knows of voters; a version that was rolled back to has not forgotten it."""
+        self._look()
+        return self._vetted
+
+    def trusted(self, votes: Sequence[tuple[int, Vote]]) -> list[Vote]:
+        """Of votes with their numbers, those that count now, with the weights that their persons deserve."""
+        return self.vetted.counted(votes)[0]
+
+    def waiting(self) -> int:
+        """Votes that count on everybody's board only when the next fit has looked at them."""
+        return self._since().waiting
+
+    def crowded(self) -> bool:
+        """Whether as many votes came since the last fit as count before the next."""
+        return self._since().weight + 1 > self.vetted.room
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
@@ -288,10 +300,20 @@ class Learner:
                 number = self._versions.in_force().version
                 if number != self._current.version.version:
                     self._current = self._versions.read(number)
-                self._stamp = stamp
+                self._stamp, self._vetted = stamp, self._vet()
             finally:
                 self._gate.release()
         return self._current
+
+    def _since(self) -> Since:
+        """What came of the votes since the last fit, as far as everybody's board was asked for."""
+        with self._gate:
+            tally = self._tallies.get(None)
+        return Since() if tally is None or tally.vetted is not self.vetted else tally.since
+
+    def _vet(self) -> Vetted:
+        newest, trust = self._versions.newest(), self.plan.trust
+        return trust.vetted(newest.seq, newest.votes, newest.doubts) if trust else Vetted(doubts=newest.doubts)
 
     def _catalogue(self, n: int | None = None) -> Catalogue:
         """The items of the store; n of them at least, all there are if None."""
@@ -337,11 +359,9 @@ def learn(store: Store, folder: Path, plan: Plan, rng: int) -> Version:
         )  # fmt: skip
         (new / "version.json").write_text(record.write(version) + "\n", encoding="utf-8")
         new.rename(folder / str(number))
-    now = versions.in_force()
-    if not now.pinned:
-        versions.put(InForce(number))
+    versions.fitted(number)
     for old in versions.numbers()[: -plan.keep]:
-        if old != now.version:
+        if old != versions.in_force().version:
             shutil.rmtree(folder / str(old))
     return version
 

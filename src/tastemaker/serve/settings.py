@@ -36,7 +36,8 @@ class Settings:
         explore: share of places filled at random, which is what makes corrections possible.
         ask: which pairs Compare asks about: those that tell most, those that could be the best, or any.
         trust: whether suspicious votes and likes count less.
-        refit_after: events after which the model is fitted anew in the background; 0 never.
+        refit_after: events after which the model is fitted anew in the background; 0 never, and then few votes count
+            (`serve.trust`).
         reads, writes: requests a minute from one address, when public.
         orders: jobs one person may have waiting or running, when public.
         upload_bytes, upload_pixels: the most that is taken.

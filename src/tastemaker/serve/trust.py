@@ -1,5 +1,10 @@
 """Whose votes and likes count less, and why: found anew at every fit, before anything is learned from them.
 
+A vote counts on the boards at once, before any fit has looked at it: with the weight that its person is known to
+deserve, but of each person no more than 20 votes, and of all together no more than a tenth of what a fit has looked at,
+or 100, whichever is more. What goes beyond waits for the next fit, which then begins at once (`Vetted`). So a flood
+between two fits cannot move a board far. Likes need no such rule: others' lists change at a fit only.
+
 Nobody is silenced, and everybody's own list stays as it is; what shrinks is their say in what all others get:
 
     too many     together a person weighs no more than twice (likes: five times) the person in the middle, or 20 votes
@@ -61,6 +66,7 @@ class Watch:
         votes, likes: that every person may give in full, however little others give.
         people: with likes, from which on a detector is asked.
         detector: of suspicious likes.
+        fresh, share: of the votes that no fit has looked at, how many count, or which share of those looked at.
     """
 
     alarm: float = 4.0
@@ -68,6 +74,12 @@ class Watch:
     likes: int = 50
     people: int = 100
     detector: Detector = field(default_factory=Statistics)
+    fresh: int = 100
+    share: float = 0.1
+
+    def vetted(self, seq: int, votes: int, doubts: tuple[Doubt, ...]) -> Vetted:
+        """What counts after a fit that looked at so many votes, up to the number `seq`, and found these doubts."""
+        return Vetted(seq, doubts, self.votes, max(self.fresh, self.share * votes))
 
     def doubts(self, votes: Sequence[Vote], log: FeedbackLog) -> tuple[Doubt, ...]:
         """Everybody who counts less, by votes on models and by a log of likes and dislikes; the most doubted first."""
@@ -105,6 +117,51 @@ class Watch:
             if weight < 1:
                 found.append(Doubt(person, kind, n, weight, "; ".join(why)))
         return found
+
+
+@dataclass(frozen=True)
+class Since:
+    """Of the votes that no fit has looked at: how many each person gave, the weight let through, how many wait."""
+
+    given: Mapping[str, int] = field(default_factory=dict)
+    weight: float = 0.0
+    waiting: int = 0
+
+
+_NOTHING = Since()
+
+
+@dataclass(frozen=True, eq=False)
+class Vetted:
+    """What the last fit knows of voters, and how much counts until the next one.
+
+    Attributes:
+        seq: of the last event it looked at.
+        doubts: that it found.
+        each: votes of a person after it that count.
+        room: their weight, of all persons together.
+    """
+
+    seq: int = 0
+    doubts: tuple[Doubt, ...] = ()
+    each: float = np.inf
+    room: float = np.inf
+
+    def counted(self, votes: Iterable[tuple[int, Vote]], since: Since = _NOTHING) -> tuple[list[Vote], Since]:
+        """Those of these votes, each with its number, that count now, as they are weighed; and how it stands then."""
+        weight, given = _weights(self.doubts, "votes"), dict(since.given)
+        let, waiting, kept = since.weight, since.waiting, []
+        for seq, vote in votes:
+            person = vote.person or ""
+            one = replace(vote, weight=vote.weight * weight.get(person, 1.0))
+            if seq > self.seq and vote.choices:
+                given[person] = given.get(person, 0) + 1
+                if given[person] > self.each or let + one.weight > self.room:
+                    waiting += 1
+                    continue
+                let += one.weight
+            kept.append(one)
+        return kept, Since(given, let, waiting)
 
 
 def weighed(votes: Iterable[Vote], doubts: Iterable[Doubt]) -> list[Vote]:

@@ -12,6 +12,7 @@ version is pinned: later fits are saved, and wait for `follow`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -113,7 +114,7 @@ class Versions:
             return InForce(0)
 
     def stamp(self) -> object:
-        """Another value whenever another version was put in force; None before any was."""
+        """Another value whenever a version was put in force, or fitted; None before any was."""
         try:
             state = os.stat(self.folder / _POINTER)
         except FileNotFoundError:
@@ -127,6 +128,20 @@ class Versions:
         ) as file:
             file.write(record.write(now) + "\n")
         os.replace(file.name, self.folder / _POINTER)
+
+    def fitted(self, number: int) -> None:
+        """A version is on disk: put it in force, unless another one is pinned. That one's servers hear of it too."""
+        if self.in_force().pinned:
+            os.utime(self.folder / _POINTER)
+        else:
+            self.put(InForce(number))
+
+    def newest(self) -> Version:
+        """The newest version that can be read, whichever is in force; number 0 before any."""
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(DataError):
+                return self.describe(number)
+        return Version(0)
 
     def use(self, number: int) -> Version:
         """Put a version in force and pin it. Raises UnknownName, DataError for a damaged one: it is never in force."""

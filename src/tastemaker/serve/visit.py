@@ -78,7 +78,9 @@ class Site:
     def learned(self) -> None:
         """Fit anew in the background where enough was said since."""
         after = self.settings.refit_after
-        if after and self.due(self.store.seq()):
+        if after and self.learner.crowded():  # a flood: look at it before more of it counts
+            self.learner.refit_in_background()
+        elif after and self.due(self.store.seq()):
             counts = self.store.counts()
             if counts["feedback"] + counts["votes"] >= after // 2:
                 self.learner.refit_in_background()

@@ -121,8 +121,8 @@ def _version(site: Site) -> dict[str, Any]:
 
 
 def _doubts(site: Site) -> dict[str, Any]:
-    """Who counts less in the version in force; in a public gallery how many, but not who."""
-    found = site.learner.version.doubts
+    """Who counts less since the last fit; in a public gallery how many, but not who."""
+    found = site.learner.vetted.doubts
     rows = [{"person": None if site.settings.public else one.person} | _without_person(one) for one in found[:_DOUBTS]]
     kinds = {}
     for kind in ("votes", "likes"):

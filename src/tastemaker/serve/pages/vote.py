@@ -100,6 +100,7 @@ def leaderboard(
             counted, board = _of_tag(site, tag) or (votes, None)
         else:
             board = site.learner.leaderboard(person=here.person if mine else None)
+            counted -= 0 if mine else site.learner.waiting()
     table = None if board is None else _table(site, board, f"tag {tag}" if tag else "" if not mine else None)
     facts = {
         "rows": [] if table is None else table.rows, "about": "" if board is None else board.about, "votes": votes,
@@ -244,20 +245,21 @@ def _of_tag(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
     if tag not in site.gallery.tags:
         raise UnknownId(f"no picture has the tag '{tag[:80]}'; the Explore page lists those there are")
     counts = site.store.counts()
-    key = counts["votes"], counts["retractions"], counts["generations"], site.learner.version.version
+    key = counts["votes"], counts["retractions"], counts["generations"], site.learner.vetted.seq
     return site.boards.setdefault(tag, Kept(partial(_fitted, site, tag))).get(key, patience=30)
 
 
 def _fitted(site: Site, tag: str) -> tuple[int, Leaderboard] | None:
-    votes = site.store.counts()["votes"]
+    votes, numbered = site.store.counts()["votes"], site.store.votes()
+    trusted = site.learner.trusted(numbered)
     model_of = {one.id: one.model for one in site.gallery.everything()}
     known = [
         replace(on_models(vote, model_of), person=None, tag=None)
-        for vote in site.learner.trusted([vote for _, vote in site.store.votes()])
+        for vote in trusted
         if vote.tag == tag and all(item in model_of for one in vote.choices for item in one.among if item is not None)
     ]
     known = [vote for vote in known if vote.choices]
     if not known:
         return None
     board = rating.fit(known, Vocabulary.of(sorted(set(model_of.values())))).leaderboard()
-    return votes, replace(board, about=f"everybody, on prompts of '{tag}'")
+    return votes - (len(numbered) - len(trusted)), replace(board, about=f"everybody, on prompts of '{tag}'")
