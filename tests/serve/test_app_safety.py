@@ -66,6 +66,17 @@ def test_this_machine_is(gallery: Open, host: str) -> None:
     assert gallery().get("/session", headers={"Host": host}).status_code == 200
 
 
+@pytest.mark.parametrize("headers", [{}, JSON])
+def test_visitors_are_not_told_where_the_store_is(gallery: Open, headers: dict[str, str]) -> None:
+    client = gallery()
+    client.get("/session")
+    client.app.state.site.store.close()  # type: ignore[attr-defined]
+    told = client.get("/for-you", headers=headers)
+    assert told.status_code == 503
+    assert "send it again" in told.text
+    assert "store.db" not in told.text
+
+
 class TestForgery:
     def test_a_post_needs_session_and_token(self, gallery: Open) -> None:
         client = gallery()

@@ -375,9 +375,10 @@ def test_too_many_waiting(tmp_path) -> None:
 
 
 def test_places_that_are_no_store(tmp_path) -> None:
-    for where in ("sqlite://", "mysql://x/y"):
-        with pytest.raises((InvalidArgument, sa.exc.ArgumentError)):
+    for where in ("sqlite://", "mysql://x:SECRET@h/y", "postgresql://x:SECRET@h:port/y", "://SECRET"):
+        with pytest.raises(InvalidArgument) as refused:
             Store(where)
+        assert "SECRET" not in str(refused.value)
     with pytest.raises(StoreDown, match="unable to open"):
         Store(tmp_path / "no" / "folder" / "s.db")
     (tmp_path / "text.db").write_text("not a database, but long enough to be read as one" * 50)
@@ -388,6 +389,14 @@ def test_places_that_are_no_store(tmp_path) -> None:
         db.exec_driver_sql("CREATE TABLE songs (x INTEGER)")
     with pytest.raises(DataError, match="songs"):
         Store(tmp_path / "other.db")
+
+
+def test_no_message_tells_the_password() -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'tastemaker[postgres]'")
+    with pytest.raises(StoreDown) as refused:
+        Store("postgresql://ada:SECRET@127.0.0.1:1/none")
+    assert "postgresql://ada:***@127.0.0.1:1/none" in str(refused.value)
+    assert "SECRET" not in str(refused.value)
 
 
 def test_numbers_and_names_are_those_of_the_log(store: Store) -> None:

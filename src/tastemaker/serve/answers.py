@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import logging
 from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
@@ -72,6 +73,11 @@ def refusal(request: Request, error: Exception) -> Response:
     """An error as a page or as JSON."""
     status = status_of(error)
     message = str(error)
+    if isinstance(error, StoreDown):  # where the store is, and what it said, is the owner's to know
+        logging.getLogger("tastemaker.serve").error("%s %s: %s", request.method, request.url.path, error)
+        message = (
+            "the gallery cannot reach its store, or cannot write to it; nothing was stored: send it again in a moment"
+        )
     facts = {"status": status, "problem": HTTPStatus(status).phrase, "message": message}
     headers = {"Retry-After": "5"} if status in (429, 503) else {}
     if wants_json(request):

@@ -272,11 +272,12 @@ def connect(where: str | Path, patience: float) -> sa.Engine:
     PostgreSQL has synchronous_commit=on, whatever its configuration says. Raises InvalidArgument for another kind of
     database, MissingExtra without its driver, DataError as `migrate` does.
     """
-    named = isinstance(where, str) and "://" in where
-    url = sa.make_url(str(where)) if named else sa.URL.create("sqlite", database=str(where))
+    url = _url(where)
     kind = url.get_backend_name()
     if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and url.database in (None, "", ":memory:")):
-        raise InvalidArgument(f"'{url}' is no store; expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME")
+        raise InvalidArgument(
+            f"'{called(where)}' is no store; expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME"
+        )
     if kind == "sqlite":
         engine = sa.create_engine(url, connect_args={"timeout": patience}, pool_size=40)
     else:
@@ -304,6 +305,21 @@ def connect(where: str | Path, patience: float) -> sa.Engine:
     with writing(engine) as db:
         migrate(db)
     return engine
+
+
+def called(where: str | Path) -> str:
+    """The store's name for messages: its file, or its URL without the password."""
+    return _url(where).render_as_string() if "://" in str(where) else str(where)
+
+
+def _url(where: str | Path) -> sa.URL:
+    """Raises InvalidArgument for what begins like a URL and is none."""
+    if not isinstance(where, str) or "://" not in where:
+        return sa.URL.create("sqlite", database=str(where))
+    try:
+        return sa.make_url(where)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise InvalidArgument("the store's URL cannot be read; expected postgresql://USER@HOST:PORT/NAME") from error
 
 
 @contextlib.contextmanager

@@ -140,8 +140,8 @@ class Store:
             DataError: a store of a newer version, or a database of something else.
             StoreDown: it cannot be reached or made.
         """
-        self.where, self._patience = str(where), patience
-        with _reachable(self.where):
+        self.where, self._name, self._patience = str(where), s.called(where), patience
+        with _reachable(self._name):
             self._engine = s.connect(where, patience)
         self._known, self._stand = Known(), s.Ready(self._engine, _stand())
         self._counted = 0, {table.name: 0 for table in (s.impressions, s.feedback, s.votes, s.retractions)}
@@ -186,7 +186,7 @@ class Store:
         future = Future[Receipt]()
         with self._gate:  # nothing may enter the queue behind close()
             if not self._open:
-                raise StoreDown(f"the store {self.where} was closed")
+                raise StoreDown(f"the store {self._name} was closed")
             try:
                 self._waiting.put_nowait((sent, future))
             except queue.Full:
@@ -229,7 +229,7 @@ class Store:
                     outcomes, found = commit(db, sent, self._known, again=again)
             except DBAPIError as error:
                 if not _passing(error) or time.monotonic() > until:
-                    raise StoreDown(f"{self.where}: {_said(error)}; nothing was acknowledged") from error
+                    raise StoreDown(f"{self._name}: {_said(error)}; nothing was acknowledged") from error
                 time.sleep(_PAUSE)
                 again = True  # the last commit may have come through
             else:
@@ -240,13 +240,13 @@ class Store:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction of the caller's own, for tables that are no events. Raises StoreDown."""
-        with _reachable(self.where), s.writing(self._engine) as db:
+        with _reachable(self._name), s.writing(self._engine) as db:
             yield db
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that reads. Raises StoreDown."""
-        with _reachable(self.where), self._engine.connect() as db, db.begin():
+        with _reachable(self._name), self._engine.connect() as db, db.begin():
             yield db
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Store:
         try:
             said, seen, last = self._stand(row=self._row(user))
         except self._stand.error as error:
-            raise StoreDown(f"{self.where}: {str(error).partition(chr(10))[0]}") from error
+            raise StoreDown(f"{self._name}: {str(error).partition(chr(10))[0]}") from error
         words = _numbers(said, 4)
         words = words[np.lexsort((words[:, 1], words[:, 0]))][::-1]  # by time and seq, the last ones first
         items, at = np.unique(words[:, 2], return_index=True)
@@ -504,11 +504,11 @@ def _voted(row: Any) -> Past:
 
 
 @contextlib.contextmanager
-def _reachable(where: str) -> Iterator[None]:
+def _reachable(name: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StoreDown(f"{where}: {_said(error)}") from error
+        raise StoreDown(f"{name}: {_said(error)}") from error
 
 
 def _passing(error: DBAPIError) -> bool:
