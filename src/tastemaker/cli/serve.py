@@ -41,7 +41,7 @@ def serve(
     https before it.
 
     Args:
-        galleries: Folders made by `tastemaker grid`.
+        galleries: Folders made by `tastemaker grid`, or of pictures by `tastemaker mix`.
         home: Folder for everything the gallery writes.
         models: Models that may draw: zoo/NAME, paths or patterns; none to only show.
         store: A database for the events: postgresql://...; a file in the home folder when not given.

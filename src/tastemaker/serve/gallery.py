@@ -6,12 +6,14 @@ cards and a folder's `models.csv` and `prompts.csv` add (maker, base, tag) is ke
 value of a facet: finding among 18,000 pictures is a few comparisons of arrays.
 
     FOLDER/catalogue.csv, PNG files      as `tastemaker grid` writes them
+    FOLDER/PNG files                     without a catalogue: those that carry a recipe, as `tastemaker mix` writes them
     FOLDER/prompts.csv                   prompt, tag (optional)
     FOLDER/models.csv                    model, title, maker, base, licence, downloads (optional, any of them)
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import struct
@@ -27,6 +29,7 @@ from tastemaker.errors import DataError, UnknownId
 from tastemaker.generate import zoo
 from tastemaker.generate.catalogue import CATALOGUE
 from tastemaker.generate.picture import Recipe, read_recipe
+from tastemaker.generate.plan import slug
 from tastemaker.serve.events import Made
 from tastemaker.serve.settings import Settings
 from tastemaker.serve.store import Item, Store
@@ -34,6 +37,8 @@ from tastemaker.serve.store import Item, Store
 FACETS = ("tag", "base", "maker", "model")
 NONE = "(none)"
 _UNSIZED = 512  # pixels, where a file's first bytes do not tell
+_PART = re.compile(r"(.+?)(:[\d.e+-]+)?( \((?:left|right|top|bottom|mask)\))?", re.DOTALL)  # of the name of a mix
+HALVES = ("left", "right", "top", "bottom")
 
 
 @dataclass(frozen=True)
@@ -208,24 +213,27 @@ class Gallery:
 
     def title(self, name: str) -> str:
         """What a model, or a mix of models, is called on cards."""
-        parts = re.split(r"( → | \+ )", name)
-        known = [self.models[part].title if part in self.models else part.removeprefix(zoo.PREFIX) for part in parts]
-        return "".join(known)
+        told = []
+        for part in re.split(r"( → | \+ )", name):
+            one, scale, where = _PART.fullmatch(part).groups(default="")  # type: ignore[union-attr]  # matches any text
+            title = self.models[one].title if one in self.models else one.removeprefix(zoo.PREFIX)
+            told.append(f"{title}{scale.replace(':', ' × ')}{where}")
+        return "".join(told)
 
 
 def import_folder(store: Store, folder: Path) -> int:
-    """Store the pictures of a grid that the store does not know yet; how many.
+    """Store the pictures of a folder that the store does not know yet; how many.
 
-    Raises DataError where the folder has no catalogue, or a picture of it is gone or carries no recipe.
+    Raises DataError where no picture of the folder carries a recipe, or one of its catalogue carries none.
     """
     known = {item.id for item in store.items()}
     waiting = []
-    for file in _listed(folder):
-        if file.stem not in known:
-            known.add(file.stem)
+    for id, file in _listed(folder).items():
+        if id not in known:
+            known.add(id)
             recipe = read_recipe(file)
-            made = Made(file.stem, model=maker(recipe), recipe=recipe.to_json())
-            waiting.append(store.submit(made, key=f"made {file.stem}"))
+            made = Made(id, model=maker(recipe), recipe=recipe.to_json())
+            waiting.append(store.submit(made, key=f"made {id}"))
             if len(waiting) % 1000 == 0:  # not more than may wait
                 waiting[-1].result()
     for one in waiting:
@@ -233,9 +241,26 @@ def import_folder(store: Store, folder: Path) -> int:
     return len(waiting)
 
 
+def named(recipe: Recipe) -> str:
+    """A picture's id: its prompt, its seed or that it is a mix, and its recipe's digest."""
+    what = str(recipe.seed) if recipe.kind == "generate" else "mix"
+    return f"{slug(recipe.prompt)}-{what}-{recipe.digest[:10]}"
+
+
+def regions(recipe: Recipe) -> list[str]:
+    """Where each model of a mix drew: left, right, top, bottom, or mask; empty where each drew everywhere."""
+    held = recipe.cocktail.get("regions") or ()
+    assert isinstance(held, tuple | list)
+    return [str(one) if one in HALVES else "mask" for one in held]
+
+
 def maker(recipe: Recipe) -> str:
-    """The model a picture stands for on the leaderboard; a mix stands for its pair."""
-    drew = " + ".join(part.name if part.scale == 1 else f"{part.name}:{part.scale:.2g}" for part in recipe.models)
+    """The model a picture stands for on the leaderboard; a mix stands for its pair, with the shares or regions."""
+    where = [f" ({one})" for one in regions(recipe)] or [""] * len(recipe.models)
+    drew = " + ".join(
+        f"{part.name}{'' if part.scale == 1 else f':{part.scale:.2g}'}{region}"
+        for part, region in zip(recipe.models, where, strict=False)
+    )
     drew += "".join(f" + {part.name}:{part.scale:g}" for part in recipe.loras)
     return drew if recipe.content is None else f"{recipe.content.name} → {drew}"
 
@@ -315,9 +340,11 @@ class _Index:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Files of a folder's catalogue; none lies outside the folder."""
+def _listed(folder: Path) -> dict[str, Path]:
+    """Files of a folder's catalogue by id, or its pictures that carry a recipe; none lies outside the folder."""
     path = folder / CATALOGUE
+    if folder.is_dir() and not path.exists():
+        return _carrying(folder)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             names = [row.get("id") or "" for row in csv.DictReader(lines)]
@@ -330,11 +357,23 @@ def _listed(folder: Path) -> list[Path]:
     for line, file in enumerate(files, 2):
         if not file.resolve().is_relative_to(root) or file.suffix != ".png":
             raise DataError(f"'{file}' is no PNG file inside the folder", file=path, line=line, column="id")
-    return [file for file in files if file.is_file()]
+    return {file.stem: file for file in files if file.is_file()}
+
+
+def _carrying(folder: Path) -> dict[str, Path]:
+    """Pictures with a recipe. Their ids are made of it: a file's name may tell the model, and Compare is blind."""
+    found = {}
+    for file in sorted(folder.glob("*.png")):
+        with contextlib.suppress(DataError):  # a sheet, a collage, a picture from elsewhere
+            found[named(read_recipe(file))] = file
+    if not found:
+        problem = f"no {CATALOGUE}, and no PNG file with a recipe; give a folder that `tastemaker grid` or `mix` wrote"
+        raise DataError(problem, file=folder)
+    return found
 
 
 def _files(folders: Collection[Path]) -> dict[str, Path]:
-    return {file.stem: file for folder in folders for file in _listed(folder)}
+    return {id: file for folder in folders for id, file in _listed(folder).items()}
 
 
 def _tags(folders: Collection[Path]) -> dict[str, str]:

@@ -25,7 +25,7 @@ class Settings:
 
     Attributes:
         home: folder of everything it writes: store, versions, pictures, uploads, thumbnails, secret, audit log.
-        galleries: folders made by `tastemaker grid`.
+        galleries: folders made by `tastemaker grid`, or of PNG files that carry a recipe.
         models: that may draw, as `zoo.find` takes them.
         store: where events are kept; home/store.db when None.
         public: strangers may come: rate limits and quotas hold, nobody can pick another's profile, explicit prompts are

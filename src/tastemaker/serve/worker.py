@@ -34,9 +34,9 @@ from tastemaker.errors import DataError, InvalidArgument, MissingExtra
 from tastemaker.generate import zoo
 from tastemaker.generate.grid import draw_recipes
 from tastemaker.generate.picture import Recipe, read_recipe, write_picture
-from tastemaker.generate.plan import Loading, plan, slug, survey
+from tastemaker.generate.plan import Loading, plan, survey
 from tastemaker.serve.events import Conflict, Made
-from tastemaker.serve.gallery import maker
+from tastemaker.serve.gallery import maker, named
 from tastemaker.serve.jobs import Job, Jobs, Tell, work_on
 from tastemaker.serve.store import Store
 
@@ -183,12 +183,6 @@ class Draftsman:
         with contextlib.suppress(Conflict):  # an earlier job made the same picture
             made = Made(id, maker(recipe), job.user, recipe.to_json(), job.job)
             self.store.add(made, key=f"job {job.job}: {id}")
-
-
-def named(recipe: Recipe) -> str:
-    """A picture's id: its prompt, its seed or style, and its recipe's digest."""
-    what = str(recipe.seed) if recipe.kind == "generate" else "mix"
-    return f"{slug(recipe.prompt)}-{what}-{recipe.digest[:10]}"
 
 
 def run(where: str, pictures: Path, device: str, parent: int | None = None, *, once: bool = False) -> None:

@@ -22,12 +22,14 @@ from starlette.responses import Response
 from tastemaker.errors import InvalidArgument, UnknownId, UnknownName
 from tastemaker.generate.picture import read_picture, write_picture
 from tastemaker.generate.plan import plan
+from tastemaker.serve import reuse
 from tastemaker.serve.answers import Refused
 from tastemaker.serve.cards import Card, card, show
 from tastemaker.serve.chooser import Chosen, drawing
 from tastemaker.serve.gallery import Model, Picture
 from tastemaker.serve.jobs import Job
 from tastemaker.serve.pages.taste import Key
+from tastemaker.serve.reuse import START
 from tastemaker.serve.visit import Here, Site, Visit
 
 router = APIRouter(tags=["make"])
@@ -45,12 +47,13 @@ def generate_form(
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     steps: Annotated[int | None, Query(ge=1, le=150)] = None,
     guidance: Annotated[float | None, Query(ge=0, le=30)] = None,
+    negative: Annotated[str, Query(max_length=2000)] = "",
 ) -> Response:
     known = drawing(here.site.gallery)
     stocked = here.site.chooser.stocked() if known else ""
     facts = {
         "models": [_fact(model) for model in known], "prompt": prompt, "chosen": models, "seed": seed,
-        "steps": steps, "guidance": guidance, "jobs": [_job(job) for job in _mine(here)],
+        "steps": steps, "guidance": guidance, "negative": negative, "jobs": [_job(job) for job in _mine(here)],
         "choosing": "uniform" if isinstance(stocked, str) else "retrieve",
         "because": stocked if isinstance(stocked, str) else "",
     }  # fmt: skip
@@ -95,15 +98,30 @@ def generate(
 
 
 @router.get("/mix", summary="A form: the content of one picture in the style of other models")
-def mix_form(here: Here, picture: Annotated[str, Query(max_length=200)] = "") -> Response:
+def mix_form(
+    here: Here,
+    picture: Annotated[str, Query(max_length=200, description="To begin with.")] = "",
+    like: Annotated[str, Query(max_length=200, description="A mix whose settings to take.")] = "",
+    pick: Annotated[bool, Query(description="Begin with another picture than that mix did.")] = False,
+) -> Response:
     site = here.site
     site.gallery.refresh()
     models = drawing(site.gallery)
-    source = site.gallery.get(picture) if picture else None
+    model = site.gallery.get(like) if like else None
+    if model is not None and model.recipe.kind != "cocktail":
+        raise InvalidArgument(f"'{like}' was not mixed; open it and choose Mix it, or Use this recipe")
+    first = None if model is None or pick else reuse.source_of(site.gallery, model)
+    source = site.gallery.get(picture) if picture else first
     recent = [card(one) for one in site.gallery.everything()[-24:][::-1]]
+    given: dict[str, Any] = START | {"negative": "", "styles": [], "share": None, "mask": ""}
+    given |= {"prompt": "" if source is None else source.prompt} | (
+        {} if model is None else reuse.settings_of(site.gallery, model)
+    )
     facts = {
         "source": None if source is None else card(source), "models": [_fact(model) for model in models],
-        "content": _reader(models, source), "jobs": [_job(job) for job in _mine(here)],
+        "content": given.pop("content", "") or _reader(models, source), "settings": given, "like": like,
+        "lacking": [] if model is None else reuse.lacking(site.gallery, model),
+        "jobs": [_job(job) for job in _mine(here)],
     }  # fmt: skip
     return here.page("mix.html", facts, view={"recent": recent})
 
@@ -117,12 +135,16 @@ def mix(
     upload: UploadFile | None = None,
     content: Annotated[str, Form(max_length=200, description="Model that reads it; the one that drew it.")] = "",
     negative: Annotated[str, Form(max_length=2000)] = "",
-    alpha: Annotated[float, Form(ge=0, le=10)] = 3.0,
-    beta: Annotated[float, Form(ge=0, le=5)] = 0.0,
-    guidance: Annotated[float, Form(ge=0, le=30)] = 5.0,
-    attention: Annotated[float, Form(ge=0, le=1, description="Share of steps with attention injected.")] = 0.5,
-    convolution: Annotated[float, Form(ge=0, le=1, description="Share of steps with features injected.")] = 0.8,
-    steps: Annotated[int, Form(ge=2, le=150)] = 25,
+    alpha: Annotated[float, Form(ge=0, le=10)] = START["alpha"],
+    beta: Annotated[float, Form(ge=0, le=5)] = START["beta"],
+    guidance: Annotated[float, Form(ge=0, le=30)] = START["guidance"],
+    attention: Annotated[float, Form(ge=0, le=1, description="Share of steps with attention injected.")] = START[
+        "attention"
+    ],
+    convolution: Annotated[float, Form(ge=0, le=1, description="Share of steps with features injected.")] = START[
+        "convolution"
+    ],
+    steps: Annotated[int, Form(ge=2, le=150)] = START["steps"],
     inversion: Annotated[Literal["ddim", "fixed-point", "bdia", "edict"], Form()] = "ddim",
     mask: Annotated[Literal["", "left", "right", "top", "bottom"], Form(description="Side that keeps structure.")] = "",
     mask_upload: Annotated[UploadFile | None, Form(description="White keeps its structure, black is free.")] = None,
@@ -163,9 +185,9 @@ def matrix(
     models: Annotated[list[str], Form(min_length=2, max_length=6)],
     seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
     negative: Annotated[str, Form(max_length=2000)] = "",
-    alpha: Annotated[float, Form(ge=0, le=10)] = 3.0,
-    guidance: Annotated[float, Form(ge=0, le=30)] = 5.0,
-    steps: Annotated[int, Form(ge=2, le=150)] = 25,
+    alpha: Annotated[float, Form(ge=0, le=10)] = START["alpha"],
+    guidance: Annotated[float, Form(ge=0, le=30)] = START["guidance"],
+    steps: Annotated[int, Form(ge=2, le=150)] = START["steps"],
     key: Key = None,
 ) -> Response:
     prompt, names = " ".join(prompt.split()), [_model(here.site, name).name for name in dict.fromkeys(models)]
@@ -173,10 +195,7 @@ def matrix(
     plan([prompt], names, [seed], negative=negative)
     work = {
         "kind": "matrix", "prompt": prompt, "models": names, "seed": seed, "negative": " ".join(negative.split()),
-        "settings": {
-            "alpha": alpha, "beta": 0.0, "guidance": guidance, "attention": 0.5, "convolution": 0.8, "steps": steps,
-            "inversion": "ddim",
-        },
+        "settings": {**START, "alpha": alpha, "guidance": guidance, "steps": steps},
     }  # fmt: skip
     return _ordered(here, work, key=key)
 

@@ -16,9 +16,10 @@ from starlette.responses import FileResponse, Response
 
 from tastemaker.errors import UnknownId
 from tastemaker.generate.picture import read_picture, write_bytes
+from tastemaker.serve import reuse
 from tastemaker.serve.answers import plain
 from tastemaker.serve.cards import SMALL, card, show
-from tastemaker.serve.gallery import Picture
+from tastemaker.serve.gallery import Picture, regions
 from tastemaker.serve.visit import Here, Site, There
 
 router = APIRouter(tags=["look"])
@@ -38,12 +39,12 @@ def picture_page(here: Here, id: Id) -> Response:
     others = [one for one in site.gallery.by_prompt().get(picture.prompt, []) if one.id != picture.id][:_OTHERS]
     ranked = site.chooser.rank(here.person, others)
     others = list(others if ranked is None else ranked.pictures)
-    reuse = {"prompt": picture.prompt, "seed": picture.seed, "models": [part.name for part in picture.recipe.models]}
-    reuse |= {"steps": picture.recipe.steps, "guidance": picture.recipe.guidance}
+    source = reuse.source_of(site.gallery, picture)
     facts = {"card": shown, "recipe": recipe, "others": [card(one) for one in others]}
     facts |= {"ordered": None if ranked is None else ranked.about}
+    facts |= {"source": None if source is None else card(source), "lacking": reuse.lacking(site.gallery, picture)}
     view = {
-        "again": f"/generate?{urlencode(reuse, doseq=True)}",
+        "again": reuse.address(picture),
         "mix": f"/mix?{urlencode({'picture': picture.id})}",
         "rows": _rows(picture),
         "known": site.gallery.models,
@@ -95,10 +96,11 @@ def _rows(picture: Picture) -> list[tuple[str, str]]:
     """The recipe as rows for people."""
     recipe = picture.recipe
     rows = [("Prompt", recipe.prompt), ("Not", recipe.negative)]
+    rows += [("Content of", Path(recipe.picture.name).name)] if recipe.picture else []
     rows += [("Content read by", recipe.content.name)] if recipe.content else []
-    rows += [
-        ("Drawn by", " + ".join(f"{one.name} × {one.scale:g}" if one.scale != 1 else one.name for one in recipe.models))
-    ]
+    where = [f" ({one})" for one in regions(recipe)] or [""] * len(recipe.models)
+    drew = [f"{one.name}{f' × {one.scale:g}' if one.scale != 1 else ''}" for one in recipe.models]
+    rows += [("Drawn by", " + ".join(map("".join, zip(drew, where, strict=False))))]
     rows += [("LoRA", ", ".join(f"{one.name} × {one.scale:g}" for one in recipe.loras))]
     rows += [("Seed", str(recipe.seed))] if recipe.kind == "generate" else []
     rows += [("Steps", str(recipe.steps)), ("Guidance", f"{recipe.guidance:g}"), ("Sampler", recipe.sampler)]

@@ -32,7 +32,7 @@ document.addEventListener("input", (event) => {
   if (range.type !== "range") return;
   range.closest("[data-slider]")?.querySelector(".over").style.setProperty("clip-path", `inset(0 0 0 ${range.value}%)`);
   const said = range.closest("label")?.querySelector("output");
-  if (said) said.textContent = range.value;
+  if (said) said.textContent = +(+range.value).toFixed(3);
 });
 
 document.addEventListener("submit", (event) => {
