@@ -60,6 +60,8 @@ WAYS = {
     "one layer": replace(FEW, injection=Injection(layers={"up_blocks.1.resnets.1": 0.6})),
     "no guidance": replace(FEW, guidance=1.0),
     "fewer steps": replace(FEW, steps=10, sampling_steps=5),
+    "from half way": replace(FEW, strength=0.6),
+    "bdia from half way": replace(FEW, strength=0.6, inversion=Inversion("bdia")),
     "edict": replace(FEW, inversion=Inversion("edict")),
     "bdia": replace(FEW, inversion=Inversion("bdia")),
     "published": replace(SURFACES["cli"], steps=5),
@@ -232,6 +234,19 @@ def test_sampling_steps_that_nest_and_that_do_not(models: Models) -> None:
     for steps, sampling in ((50, 40), (5, 10)):
         with pytest.raises(InvalidArgument, match="do not nest"):
             mixed(models, settings=replace(FEW, steps=steps, sampling_steps=sampling))
+
+
+def test_less_strength_draws_the_last_steps_only(models: Models) -> None:
+    cache = Cache()  # one for all: what is injected belongs to a time, not to the number of a step
+    for strength, steps in ((0.01, 1), (0.4, 4), (0.7, 7), (1.0, 10)):
+        told: list[tuple[str, int, int]] = []
+        how = replace(FEW, steps=10, strength=strength)
+        made = mixed(models, settings=how, cache=cache, on_step=lambda *step, told=told: told.append(step))
+        assert told[-1] == ("drawing", steps, steps)
+        assert apart(made, mixed(models, settings=how)) == 0
+    for strength in (0, 1.1, float("nan")):
+        with pytest.raises(InvalidArgument, match="strength"):
+            replace(FEW, strength=strength)
 
 
 def test_exact_inversion_and_full_injection_bring_the_picture_back(models: Models) -> None:

@@ -21,8 +21,8 @@ from tests.generate import tiny
 
 CPU = Loading(device="cpu")
 SETTINGS = Settings(
-    steps=4, sampling_steps=2, alpha=1.5, beta=0.25, guidance=3.0, negative="the dog", prompt_by="content",
-    injection=Injection(0.75, 1.0), inversion=Inversion("fixed-point", iterations=2),
+    steps=4, sampling_steps=2, strength=0.5, alpha=1.5, beta=0.25, guidance=3.0, negative="the dog",
+    prompt_by="content", injection=Injection(0.75, 1.0), inversion=Inversion("fixed-point", iterations=2),
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def mix(
     negative: str | None = None,
     preset: Preset = "default",
     steps: int | None = None,
+    strength: float | None = None,
     alpha: float | None = None,
     beta: float | None = None,
     guidance: float | None = None,
@@ -74,8 +75,8 @@ def mix(
         mix a.png b.png --collage row --content zoo/base --style zoo/ink \\
             --prompt "an apple and a pear"
 
-    More structure: a larger --alpha, --attention or --resnet. More style:
-    smaller ones. There is no seed: the start is the picture, not noise.
+    More structure: a larger --alpha, --attention or --resnet, or --strength
+    below 1. More style: the other way. There is no seed: the start is the picture, not noise.
 
     Args:
         pictures: The .png, .jpg or .webp to start from; several with --collage.
@@ -86,6 +87,7 @@ def mix(
         negative: What the result should not show.
         preset: Our default, or the published defaults of an official surface; the options below go on top.
         steps: Steps of reading and of drawing.
+        strength: Share of the steps that are drawn, above 0 up to 1; less keeps more of the picture, style included.
         alpha: Scale of the prompt while reading; more keeps more structure.
         beta: How much of the negative prompt is taken off while reading.
         guidance: How strictly drawing follows the prompt.
@@ -109,7 +111,15 @@ def mix(
     base = DEFAULT if preset == "default" else SURFACES[preset]
     settings = _changed(
         base,
-        {"negative": negative, "steps": steps, "alpha": alpha, "beta": beta, "guidance": guidance, "side": side},
+        {
+            "negative": negative,
+            "steps": steps,
+            "strength": strength,
+            "alpha": alpha,
+            "beta": beta,
+            "guidance": guidance,
+            "side": side,
+        },
         {"attention": attention, "convolution": resnet},
         inversion,
     )

@@ -201,6 +201,7 @@ def common_times(source: Denoiser, styles: Sequence[Denoiser], settings: Setting
             f"{next(t for t in times if t not in inverted)} was never inverted; take the same number, or one that "
             "divides it"
         )
+    times = times[steps - max(1, round(settings.strength * steps)) :]
     for style in styles:
         if style.unet is source.unet and style.identity != source.identity:
             raise InvalidArgument(

@@ -56,7 +56,7 @@ class Mixer:
             with copying(self.model.unet, layers, 3, self.settings.injection.mask):
                 raw = self.model.predict(torch.cat([self.trajectory.latents[t], x, x]), t, self.said)
             return self.guide(*raw.chunk(3)[1:])
-        with self.injected(step, layers):
+        with self.injected(t, layers):
             if self.settings.guidance == 1:  # the negative stream would be multiplied with zero
                 return self.model.predict(x, t, self.said[self.rows : 2 * self.rows])
             return self.guide(*self.model.predict(torch.cat([x, x]), t, self.said[self.rows :]).chunk(2))
@@ -64,34 +64,32 @@ class Mixer:
     def guide(self, wanted: Tensor, unwanted: Tensor) -> Tensor:
         return unwanted + self.settings.guidance * (wanted - unwanted)
 
-    def injected(self, step: int, layers: list[str]) -> contextlib.AbstractContextManager[None]:
+    def injected(self, t: int, layers: list[str]) -> contextlib.AbstractContextManager[None]:
         if not layers:
             return contextlib.nullcontext()
-        if step not in self.ahead:
-            self.ahead = self.look_ahead(step, layers)
-        return injecting(self.model.unet, self.ahead[step], self.settings.injection.mask)
+        if t not in self.ahead:
+            self.ahead = self.look_ahead(t, layers)
+        return injecting(self.model.unet, self.ahead[t], self.settings.injection.mask)
 
-    def look_ahead(self, step: int, layers: list[str]) -> dict[int, Features]:
-        """Features of this step and the next ones that have the same layers on, read in one batch."""
-        end = min(self.until[name] for name in layers)
-        steps = range(step, min(end, step + max(1, AHEAD // self.rows)))
-        key = hashlib.blake2b(
-            repr((self.trajectory.key, self.model.identity, layers, [self.times[at] for at in steps])).encode(),
-            digest_size=16,
-        ).hexdigest()
+    def look_ahead(self, t: int, layers: list[str]) -> dict[int, Features]:
+        """Features of this time and the next ones that have the same layers on, by time, read in one batch."""
+        step, end = self.times.index(t), min(self.until[name] for name in layers)
+        times = self.times[step : min(end, step + max(1, AHEAD // self.rows))]
+        about = repr((self.trajectory.key, self.model.identity, layers, times))
+        key = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
         known = None if self.cache is None else self.cache.get(key)
         if isinstance(known, dict):
             return known
-        latents = torch.cat([self.trajectory.latents[self.times[at]] for at in steps])
-        moments = torch.tensor([self.times[at] for at in steps], device=latents.device).repeat_interleave(self.rows)
-        empty = self.said[: self.rows].repeat(len(steps))
+        latents = torch.cat([self.trajectory.latents[one] for one in times])
+        moments = torch.tensor(times, device=latents.device).repeat_interleave(self.rows)
+        empty = self.said[: self.rows].repeat(len(times))
         features = read(self.model, latents, moments, empty, layers)
         found: dict[int, Features] = {
-            at: {
+            one: {
                 name: tuple(part[k * self.rows : (k + 1) * self.rows] for part in parts)
                 for name, parts in features.items()
             }
-            for k, at in enumerate(steps)
+            for k, one in enumerate(times)
         }
         if self.cache is not None:
             self.cache.put(key, found, sum(part.nbytes for parts in features.values() for part in parts))

@@ -15,6 +15,7 @@ The numbers, each between a picture and its source as the content model saw it:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,6 +236,7 @@ class _Held:
     inversion_prompt: str
     regions: tuple[str, ...] = ()
     region_hashes: tuple[str | None, ...] = ()
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.regions) != len(self.region_hashes):
@@ -242,8 +244,9 @@ class _Held:
             raise DataError(f"the recipe's cocktail has {counts}; expected a hash a region, null for a half")
 
     def values(self) -> dict[str, Setting]:
-        """Without regions as from before there were any, so that such recipes keep their digests."""
-        return {name: value for name, value in record.values(self).items() if value != ()}
+        """Without what came later and is as it was before, so that such recipes keep their digests."""
+        later = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in record.values(self).items() if value != later[name]}
 
 
 def _held(
@@ -256,7 +259,7 @@ def _held(
         _mask_hash(mask),
         inversion.kind, inversion.iterations, inversion.gamma, inversion.mix,
         settings.prompt_by, settings.side, settings.even, inversion_prompt,
-        tuple(map(str, regions)), tuple(map(_mask_hash, regions)),
+        tuple(map(str, regions)), tuple(map(_mask_hash, regions)), settings.strength,
     )  # fmt: skip
     return held.values()
 
@@ -265,6 +268,7 @@ def _settings(recipe: Recipe, held: _Held) -> Settings:
     return Settings(
         steps=recipe.steps,
         sampling_steps=held.sampling_steps,
+        strength=held.strength,
         alpha=held.alpha,
         beta=held.beta,
         guidance=recipe.guidance,

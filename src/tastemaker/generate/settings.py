@@ -24,6 +24,9 @@ class Settings:
     Attributes:
         steps: of the inversion.
         sampling_steps: of drawing; their times must be among the inversion's. None takes the same.
+        strength: how far back drawing starts, in (0, 1]: a share of the sampling steps, at least one. Below 1 it
+            starts from the inverted latents on the way, which hold more of the picture (the encoding ratio of DiffEdit,
+            arXiv 2210.11427).
         alpha, beta: condition scaling of the inversion; larger alpha keeps more structure.
         guidance: of drawing.
         negative: negative prompt of both stages, unless the call names others.
@@ -39,6 +42,7 @@ class Settings:
 
     steps: int = 25
     sampling_steps: int | None = None
+    strength: float = 1.0
     alpha: float = 1.0
     beta: float = 0.0
     guidance: float = 5.0
@@ -53,6 +57,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.guidance >= 0:
             raise InvalidArgument(f"guidance = {self.guidance}; expected 0 or more (2.5 is usual)")
+        if not 0 < self.strength <= 1:
+            raise InvalidArgument(f"strength = {self.strength}; expected a share of the steps in (0, 1]")
         if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
             raise InvalidArgument(f"alpha = {self.alpha}, beta = {self.beta}; expected finite numbers")
 
