@@ -4,11 +4,11 @@
   whose seed is known has a noise of its own, so the first is not to be had for a photograph. No dial but guidance.
 - img2img: SDEdit (Meng et al. 2022, arXiv 2108.01073), noise added and taken off again; the dial is its strength.
 - weights: (1 - gamma) source + gamma target draws the prompt from the source's noise; the dial is gamma.
-- inversion: the cocktail without injection or condition scaling; the dial is guidance.
+- inversion: the cocktail without injection or condition scaling; the dial is guidance, then strength.
 - Plug-and-Play: the style model inverts and draws, and never hears of the content model; the dial is injection.
 - cocktail, published: the settings of the published evaluation; the dial is injection.
-- cocktail, our default: the dial is injection, then, with all of it, the target's share in the weights that draw
-  (gamma mixing, section 3.4 of arXiv 2312.08873).
+- cocktail, our default: the dial is injection, then, with all of it, strength: what share of the steps is drawn, from
+  the inverted latents on the way.
 
 All draw with the same steps but for the published cocktail (50, unless quick). Our default has its own guidance, lower
 than the one models draw pictures with; every baseline is given both, and what it keeps is the better of them. The
@@ -32,18 +32,18 @@ from tastemaker.generate.invert import Cache, Inversion
 from tastemaker.generate.mix_weights import mix_weights
 
 METHODS = {  # key -> name, what the dial is
-    "cocktail": ("default cocktail", "attention / residuals, share of the target"),
+    "cocktail": ("default cocktail", "attention / residuals, strength"),
     "published": ("published cocktail", "attention / residuals"),
     "same_noise": ("target alone (source's noise)", "guidance"),
     "other_noise": ("target alone (other noise)", "guidance"),
     "img2img": ("img2img", "strength"),
     "weights": ("mixed weights", "gamma"),
-    "inversion": ("inversion without injection", "guidance"),
+    "inversion": ("inversion without injection", "guidance, strength"),
     "pnp": ("Plug-and-Play on the target", "attention / residuals"),
 }
 ABLATIONS = {
     "alpha": ("condition scaling", "alpha"),
-    "layers": ("what is injected", "attention / residuals"),
+    "layers": ("what is injected", "attention / residuals, strength"),
     "guidance": ("guidance", "guidance"),
     "kind": ("kind of inversion", "kind"),
 }
@@ -60,7 +60,6 @@ class Arm:
         guidance: of drawing.
         value: strength or gamma, for methods that are no cocktail.
         settings: of a cocktail; None for the others.
-        share: of the target in the weights that draw a cocktail; the rest is the source's.
     """
 
     method: str
@@ -68,12 +67,11 @@ class Arm:
     guidance: float
     value: float = 0.0
     settings: Settings | None = None
-    share: float = 1.0
 
     @property
     def name(self) -> str:
         """As figures and files are called: method.dial, without dots or slashes in the dial."""
-        plain = self.dial.replace(".", "_").replace(" / ", "-").replace(" %", "").replace(", ", "-").replace(" ", "_")
+        plain = self.dial.replace(".", "_").replace(" / ", "-").replace(", ", "-").replace(" ", "_")
         return f"{self.method}.{plain}"
 
     @property
@@ -81,8 +79,7 @@ class Arm:
         """The same for arms whose pictures are the same, whatever they are called."""
         if self.settings is None:
             return self.name
-        mixed = f" {self.share:g}" if self.share != 1 else ""
-        digest = hashlib.sha256(f"{self.settings!r}{mixed}".encode()).hexdigest()[:12]
+        digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:12]
         return f"{self.method if self.method in ('pnp', 'kind') else 'cocktail'}-{digest}"
 
 
@@ -97,29 +94,31 @@ def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     strengths = (0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
     found += [Arm("img2img", f"{s:g}", guidance, s) for s in strengths]
     found += [] if quick else [Arm("img2img", f"{s:g} at {low:g}", low, s) for s in (0.65, 0.5, 0.35)]
-    gammas = (0.5,) if quick else (0.25, 0.5, 0.75)
-    found += [Arm("weights", f"{g:g}", guidance, g) for g in gammas]
-    found += [] if quick else [Arm("weights", f"{g:g} at {low:g}", low, g) for g in gammas[::-1]]
+    found += [Arm("weights", f"{g:g}", guidance, g) for g in ((0.5,) if quick else (0.25, 0.5, 0.75))]
+    found += [] if quick else [Arm("weights", f"{g:g} at {low:g}", low, g) for g in (0.75, 0.5)]
     bare = replace(plain, injection=Injection(0, 0))
-    scales = (1.0, guidance) if quick else (1.0, low, guidance, 2 * guidance)
+    parts = (0.5,) if quick else (0.65, 0.5, 0.35, 0.2)
+    scales = (guidance, 1.0) if quick else (guidance, 1.0, low)
     found += [_mixed("inversion", f"{w:g}", replace(bare, guidance=w)) for w in scales]
+    found += [_mixed("inversion", f"{low:g}, {s:g}", replace(bare, strength=s)) for s in parts]
     ratios = (MIDDLE, WHOLE) if quick else (Injection(0.25, 0.4), MIDDLE, WHOLE)
     found += [_mixed("pnp", _ratio(one), replace(plain, guidance=guidance, injection=one)) for one in ratios]
     found += [] if quick else [_mixed("pnp", f"{_ratio(WHOLE)} at {low:g}", replace(plain, injection=WHOLE))]
     inside = (MIDDLE, WHOLE) if quick else (MIDDLE, Injection(0.8, 0.9), WHOLE)
     found += [_mixed("cocktail", _ratio(one), replace(default, injection=one)) for one in inside]
-    for share in (0.5,) if quick else (0.75, 0.5, 0.25):
-        found += [_mixed("cocktail", _shared(WHOLE, share), replace(default, injection=WHOLE), share)]
-    found += [_mixed("published", _ratio(one), replace(published, injection=one)) for one in (MIDDLE, WHOLE)]
+    whole = replace(default, injection=WHOLE)
+    found += [_mixed("cocktail", f"{_ratio(WHOLE)}, {s:g}", replace(whole, strength=s)) for s in parts]
+    found.append(_mixed("published", _ratio(MIDDLE), replace(published, injection=MIDDLE)))
     return tuple(found if quick else [*found, *_ablations(replace(default, injection=MIDDLE), guidance)])
 
 
 def _ablations(middle: Settings, guidance: float) -> list[Arm]:
     """One thing changed at a time, from our default; compared on the first model's pictures only."""
     alphas = [_mixed("alpha", f"{a:g}", replace(middle, alpha=a)) for a in (1.0, 2.0, 3.0, 5.0)]
-    ratios = (Injection(0, 0), Injection(0.5, 0), Injection(0, 0.8), MIDDLE, WHOLE)
-    layers = [_mixed("layers", _ratio(one), replace(middle, injection=one)) for one in ratios]
-    layers += [_mixed("layers", _shared(one, 0.5), replace(middle, injection=one), 0.5) for one in (ratios[0], WHOLE)]
+    bare, half = Injection(0, 0), replace(middle, strength=0.5)
+    layers = [_mixed("layers", _ratio(one), replace(middle, injection=one))
+              for one in (bare, Injection(0.5, 0), Injection(0, 0.8), MIDDLE, WHOLE)]  # fmt: skip
+    layers += [_mixed("layers", f"{_ratio(one)}, 0.5", replace(half, injection=one)) for one in (bare, WHOLE)]
     scales = sorted({1.0, middle.guidance, guidance, 2 * guidance})
     scaled = [_mixed("guidance", f"{w:g}", replace(middle, guidance=w)) for w in scales]
     kinds = [_mixed("kind", kind, replace(middle, inversion=Inversion(kind)))
@@ -127,16 +126,12 @@ def _ablations(middle: Settings, guidance: float) -> list[Arm]:
     return [*alphas, *layers, *scaled, *kinds]
 
 
-def _mixed(method: str, dial: str, settings: Settings, share: float = 1.0) -> Arm:
-    return Arm(method, dial, settings.guidance, settings=settings, share=share)
+def _mixed(method: str, dial: str, settings: Settings) -> Arm:
+    return Arm(method, dial, settings.guidance, settings=settings)
 
 
 def _ratio(injection: Injection) -> str:
     return f"{injection.attention:g} / {injection.convolution:g}"
-
-
-def _shared(injection: Injection, share: float) -> str:
-    return f"{_ratio(injection)}, {share:.0%}".replace("%", " %")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +160,8 @@ def drawn(
     """
     if arm.settings is not None:
         content = target if arm.method == "pnp" else source
-        style = target if arm.share == 1 else mix_weights([source, target], [1 - arm.share, arm.share])
         made = cocktail(
-            batch.pictures, content=content, style=style, prompt=batch.said, settings=arm.settings,
+            batch.pictures, content=content, style=target, prompt=batch.said, settings=arm.settings,
             inversion_prompt=batch.said if arm.method == "pnp" else batch.prompts,
             round_trip=arm.method == "kind", cache=cache,
         )  # fmt: skip

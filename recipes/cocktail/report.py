@@ -252,7 +252,7 @@ def sheets(study: Study, arms: Sequence[Arm], folder: Path) -> list[Path]:
             title=f"{source} in the style of {target}", cell=128,
         )  # fmt: skip
         written.append(write_picture(page, folder / f"{source}-{target}.png"))
-    ours = next(arm for arm in typical if arm.method == "cocktail")
+    ours = next(arm for arm in typical if arm.name == "cocktail.1-1")
     brought = {name: study.brought(name, ours)[0] | {name: study.own(name)} for name in names}
     rows = [[Cell(Image.fromarray(brought[a][b][chosen[0]])) for b in names] for a in names]
     page = sheet(
@@ -266,7 +266,7 @@ def _typical(arms: Sequence[Arm], guidance: float) -> list[Arm]:
     """One setting a method for the eye, of the cocktail two."""
     wanted: dict[str, tuple[str, ...]] = {"same_noise": (f"{guidance:g}",)}
     wanted |= {"img2img": ("0.5",), "weights": ("0.5",), "inversion": (f"{guidance:g}",), "pnp": ("0.5 / 0.8",)}
-    wanted |= {"published": ("0.5 / 0.8",), "cocktail": ("0.5 / 0.8", "1 / 1")}
+    wanted |= {"published": ("0.5 / 0.8",), "cocktail": ("1 / 1, 0.5", "1 / 1")}
     order = list(METHODS)[::-1]
     chosen = (arm for arm in arms if arm.dial in wanted.get(arm.method, ()))
     return sorted(chosen, key=lambda arm: order.index(arm.method))

@@ -225,7 +225,7 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
     jobs = {path: path.stat().st_mtime_ns for path in keep.rglob("*.npz")}
     lost = next(path for path in jobs if path.name.startswith("pnp-"))
     lost.unlink()
-    run(monkeypatch, *models, "--keep", keep, "--json", again, "--encoder", folder / "clip")
+    run(monkeypatch, *models, "--keep", keep, "--json", again, "--encoder", folder / "clip", "--hands", 2)
     assert json.loads(again.read_text())["figures"] == figures
     assert {path: path.stat().st_mtime_ns for path in jobs if path != lost} == {
         path: at for path, at in jobs.items() if path != lost
