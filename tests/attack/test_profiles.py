@@ -122,6 +122,9 @@ def test_classes_are_bounded_strictly():
     assert set(draw_targets(log, "tail", 3, np.random.default_rng(0))) <= set(classes["tail"])
     with pytest.raises(InvalidArgument, match="expected 1 to 4"):
         draw_targets(log, "tail", 5, np.random.default_rng(0))
+    alike = FeedbackLog.of([0, 0, 1, 1], [0, 1, 0, 1], [1.0] * 4)
+    with pytest.raises(InvalidArgument, match="no item of this log is of the tail"):
+        draw_targets(alike, "tail", 1, np.random.default_rng(0))
     with pytest.raises(UnknownName, match="did you mean 'head'"):
         popularity_class(log, "heads")
 

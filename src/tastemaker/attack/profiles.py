@@ -147,6 +147,12 @@ def popularity_class(log: FeedbackLog, name: str) -> NDArray[np.int32]:
 def draw_targets(log: FeedbackLog, name: str, n: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """n items of a class of popularity, ascending. Raises InvalidArgument where the class has fewer."""
     rows = popularity_class(log, name)
+    if not len(rows):
+        low, high = CLASSES[name]
+        raise InvalidArgument(
+            f"no item of this log is of the {name}, strictly between percentiles {low:g} and {high:g} of clicks: too "
+            "many are clicked alike; take another class, or name the targets"
+        )
     if not 1 <= n <= len(rows):
         raise InvalidArgument(f"{n} targets from the {name}; expected 1 to {len(rows)}, the items of that class")
     return np.sort(rng.choice(rows, n, replace=False))
