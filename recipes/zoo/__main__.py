@@ -24,8 +24,8 @@ from recipes.zoo.train import Plan
 
 # Optimiser steps of every part, and scenes in the pools of the denoisers.
 STEPS = {
-    "vae": 3300, "encoder": 1400, "draft": 9000, "base": 1100, "ink": 900, "clay": 400, "pixel": 500, "neon": 500,
-    "blueprint": 900, "riso": 350, "sticker": 350,
+    "vae": 3300, "encoder": 1400, "draft": 9000, "base": 1100, "ink": 1500, "clay": 1800, "pixel": 1500, "neon": 1100,
+    "blueprint": 1700, "riso": 900, "sticker": 900,
 }  # fmt: skip
 SETTLE = 150  # optimiser steps of a style that is carried over from an earlier base
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
