@@ -91,7 +91,7 @@ def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     low = default.guidance
     found = [Arm(method, f"{w:g}", w) for method in ("same_noise", "other_noise") for w in (guidance, low)]
     # A curve runs along its dial at one guidance and comes back at the other, so that its neighbours are alike.
-    strengths = (0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    strengths = (0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8)
     found += [Arm("img2img", f"{s:g}", guidance, s) for s in strengths]
     found += [] if quick else [Arm("img2img", f"{s:g} at {low:g}", low, s) for s in (0.65, 0.5, 0.35)]
     found += [Arm("weights", f"{g:g}", guidance, g) for g in ((0.5,) if quick else (0.25, 0.5, 0.75))]
@@ -101,8 +101,7 @@ def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     scales = (guidance, 1.0) if quick else (guidance, 1.0, low)
     found += [_mixed("inversion", f"{w:g}", replace(bare, guidance=w)) for w in scales]
     found += [_mixed("inversion", f"{low:g}, {s:g}", replace(bare, strength=s)) for s in parts]
-    ratios = (MIDDLE, WHOLE) if quick else (Injection(0.25, 0.4), MIDDLE, WHOLE)
-    found += [_mixed("pnp", _ratio(one), replace(plain, guidance=guidance, injection=one)) for one in ratios]
+    found += [_mixed("pnp", _ratio(one), replace(plain, guidance=guidance, injection=one)) for one in (MIDDLE, WHOLE)]
     found += [] if quick else [_mixed("pnp", f"{_ratio(WHOLE)} at {low:g}", replace(plain, injection=WHOLE))]
     inside = (MIDDLE, WHOLE) if quick else (MIDDLE, Injection(0.8, 0.9), WHOLE)
     found += [_mixed("cocktail", _ratio(one), replace(default, injection=one)) for one in inside]
