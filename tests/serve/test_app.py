@@ -233,7 +233,7 @@ class TestTaste:
             client.post("/say", data={"item": card["id"], "value": "like", "impression": card["impression"]})
         assert len(site(client).store.words(person(client))) == 48
         assert client.get("/for-you", headers=JSON).json()["cards"] == []
-        assert "You have seen them all" in client.get("/for-you").text
+        assert "You have been shown them all" in client.get("/for-you").text
 
     def test_after_a_fit_the_reason_names_what_was_liked(self, client: TestClient) -> None:
         cards = client.get("/explore?k=100&model=neon", headers=JSON).json()["cards"]

@@ -92,6 +92,20 @@ def test_cards_tell_regions_and_shares(client: TestClient, ids: dict[str, str]) 
     assert page(client, f"/picture/{ids['collage']}")["source"] is None
 
 
+def test_every_card_tells_its_recipe_and_brings_it_back(client: TestClient, ids: dict[str, str]) -> None:
+    cards = {card["id"]: card for card in page(client, "/explore", k="100")["cards"]}
+    assert cards[ids["shares"]]["recipe"] == "alpha 2, 10 steps, guidance 3.3"
+    drawn = next(card for card in cards.values() if card["kind"] == "generate")
+    assert drawn["recipe"] == "seed 0, 20 steps, guidance 4"
+    filled = client.get(drawn["again"], headers=JSON).json()
+    assert (filled["prompt"], filled["seed"], filled["steps"]) == (drawn["prompt"], 0, 20)
+    assert client.get(cards[ids["shares"]]["again"], headers=JSON).json()["like"] == ids["shares"]
+    text = client.get("/explore?k=100").text
+    assert text.count('title="Use this recipe"') == len(cards)
+    assert "Reuse: seed 0, 20 steps, guidance 4" in text
+    assert "Reuse: " in client.get("/for-you?again=true").text
+
+
 def test_a_mix_comes_back_as_far_as_the_page_can(client: TestClient, ids: dict[str, str]) -> None:
     found = page(client, "/mix", like=ids["shares"])
     assert found["source"]["model"] == "flat"

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from tastemaker.serve.events import Shown
 from tastemaker.serve.gallery import Picture
+from tastemaker.serve.reuse import address, in_short
 from tastemaker.serve.store import Word
 from tastemaker.serve.visit import Site
 
@@ -24,6 +25,8 @@ class Card:
         said: like, superlike, dislike, or nothing.
         seq: number of that word, to take it back.
         why: in words.
+        recipe: how it was drawn, in short.
+        again: address of the page that orders such a picture, filled in.
     """
 
     id: str
@@ -40,6 +43,8 @@ class Card:
     page: str
     image: str
     thumbnail: str
+    recipe: str
+    again: str
     impression: int | None = None
     policy: str | None = None
     probability: float | None = None
@@ -63,7 +68,8 @@ def card(picture: Picture, word: Word | None = None, **facts: object) -> Card:
     return Card(
         picture.id, picture.prompt, picture.tag, picture.model, picture.title, picture.maker, picture.base,
         picture.seed, picture.kind, picture.width, picture.height, f"/picture/{name}", f"/images/{name}.png",
-        f"/images/{name}.webp", said=said, seq=None if word is None else word.seq, **facts,  # type: ignore[arg-type]
+        f"/images/{name}.webp", in_short(picture), address(picture), said=said,
+        seq=None if word is None else word.seq, **facts,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

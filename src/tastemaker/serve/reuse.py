@@ -41,6 +41,16 @@ def address(picture: Picture) -> str:
     return f"/generate?{urlencode(given, doseq=True)}"
 
 
+def in_short(picture: Picture) -> str:
+    """What matters most of a recipe, beside prompt and models, for a card."""
+    recipe = picture.recipe
+    if recipe.kind == "cocktail":
+        first = f"alpha {float(str(recipe.cocktail.get('alpha', START['alpha']))):g}"
+    else:
+        first = f"seed {recipe.seed}"
+    return f"{first}, {recipe.steps} steps, guidance {recipe.guidance:g}"
+
+
 def settings_of(gallery: Gallery, picture: Picture) -> dict[str, Any]:
     """Of a mix what the fields of the page Mix hold. The share is that of the style which the page names last."""
     recipe, held = picture.recipe, picture.recipe.cocktail

@@ -63,7 +63,9 @@ def explore(
     }  # fmt: skip
     if here.htmx and after:
         return here.page("_cards.html", facts, view=view)
-    facts |= {"facets": site.gallery.counts(wish)}
+    counts = site.gallery.counts(wish)
+    facts |= {"facets": counts}
+    view["titles"] = {name: site.gallery.title(name) for name, _ in counts["model"]}
     return here.page("_found.html" if here.htmx else "explore.html", facts, view=view | {"without": _without(asked)})
 
 

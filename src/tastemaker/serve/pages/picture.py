@@ -44,7 +44,6 @@ def picture_page(here: Here, id: Id) -> Response:
     facts |= {"ordered": None if ranked is None else ranked.about}
     facts |= {"source": None if source is None else card(source), "lacking": reuse.lacking(site.gallery, picture)}
     view = {
-        "again": reuse.address(picture),
         "mix": f"/mix?{urlencode({'picture': picture.id})}",
         "rows": _rows(picture),
         "known": site.gallery.models,
