@@ -203,6 +203,13 @@ class TestTaste:
         assert fitted.words == 30
         assert [often.due(fitted.seq + n) for n in (19, 20)] == [False, True]
 
+    def test_what_is_no_json_is_told_where(self, client: TestClient) -> None:
+        sent = {**JSON, "Content-Type": "application/json"}
+        answer = client.post("/say/many", content='[{"item": }]', headers=sent)
+        assert answer.status_code == 422
+        assert answer.json()["message"].startswith("the body is not JSON: ")
+        assert "at character 10" in answer.json()["message"]
+
     def test_many_words_at_once_each_have_their_own_end(self, client: TestClient) -> None:
         cards = client.get("/for-you?k=3", headers=JSON).json()["cards"]
         words: list[dict[str, object]] = [

@@ -123,6 +123,9 @@ def _unfit(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     said = []
     for one in error.errors()[:5]:
+        if one["type"] == "json_invalid":
+            said.append(f"the body is not JSON: {one['ctx']['error']} at character {one['loc'][-1]}")
+            continue
         place = ".".join(str(part) for part in one["loc"][1:]) or str(one["loc"][0])
         given = "nothing" if one["type"] == "missing" else repr(one.get("input"))[:80]
         said.append(f"{place}: given {given}, expected: {one['msg'].removeprefix('Input should be ')}")

@@ -134,7 +134,7 @@ class Jobs:
         """A job. Raises UnknownId."""
         found = self._jobs(s.jobs.c.job == number)
         if not found:
-            raise UnknownId(f"there is no job {number}")
+            raise UnknownId(f"there is no job {number}; the pages Generate and Mix list yours")
         return found[0]
 
     def jobs(self, *, user: str | None = None, state: State | None = None, limit: int = 100) -> list[Job]:
