@@ -4,7 +4,7 @@
     python -m tests.serve.screenshots FOLDER --all
 
 `--all` takes every page at 1280 and 360 pixels, light and dark, to look at after a change. People are made up: they
-like, vote and order, one of them far too often. Needs Chromium and playwright; draws four pictures, half a minute.
+like, vote and order, one of them far too often. Needs Chromium and playwright; draws fifteen pictures, a minute or two.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from tastemaker.serve.visit import Site
 from tastemaker.serve.worker import Draftsman
 from tests.serve.planted import plant_zoo
 
-PROMPT = "a fox above a balloon"
+PROMPT, MIXED = "a fox above a balloon", "a penguin"
 DOCS = {  # name: page, width
     "explore": ("explore", 1280), "for_you": ("for-you", 1280), "compare": ("compare", 1280), "audit": ("audit", 1280),
-    "generate": ("job/1", 1280), "model": ("model/zoo/ink", 1280), "phone": ("for-you", 360),
+    "generate": ("job/1", 1280), "model": ("model/zoo/ink", 1280), "phone": ("for-you", 360), "mix": ("job/2", 1280),
+    "grid": ("job/3", 1280), "leaderboard": ("leaderboard", 1280), "history": ("history", 1280),
+    "picture": ("picture", 1280),
 }  # fmt: skip
 EVERY = (
-    "explore", "for-you", "compare", "compare?k=4&order=true", "leaderboard", "generate", "job/1", "mix", "audit",
-    "history", "session", "model/zoo/ink", "picture",
+    "explore", "for-you", "compare", "compare?k=4&order=true", "leaderboard", "generate", "job/1", "mix", "job/2",
+    "job/3", "audit", "history", "session", "model/zoo/ink", "picture",
 )  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def main() -> None:
         page.wait_for_url("**/for-you")
         talk(site, "Ada")
         order(site, page, address)
-        for name, (path, width, scheme) in (shots(site) if asked.all else docs()).items():
+        for name, (path, width, scheme) in (shots(site) if asked.all else docs(site)).items():
             page.set_viewport_size({"width": width, "height": 780 if width < 500 else 820})
             page.emulate_media(color_scheme=scheme)
             page.goto(f"{address}/{path}")
@@ -69,8 +71,12 @@ def main() -> None:
         browser.close()
 
 
-def docs() -> dict[str, tuple[str, int, str]]:
-    return {f"serve_{name}": (path, width, "light") for name, (path, width) in DOCS.items()}
+def docs(site: Site) -> dict[str, tuple[str, int, str]]:
+    mixed = site.gallery.get(site.jobs.job(2).result["pictures"][0]).id  # type: ignore[index]
+    return {
+        f"serve_{name}": (f"picture/{mixed}" if name == "picture" else path, width, "light")
+        for name, (path, width) in DOCS.items()
+    }
 
 
 def shots(site: Site) -> dict[str, tuple[str, int, str]]:
@@ -132,7 +138,20 @@ def order(site: Site, page: Any, address: str) -> None:
     page.goto(f"{address}/generate")
     page.fill("input[name=prompt]", PROMPT)
     page.click("form.stack button")
-    page.wait_for_url("**/job/*")
+    page.wait_for_url("**/job/1")
+    source = next(one.id for one in site.gallery.everything() if (one.prompt, one.model) == (MIXED, "zoo/base"))
+    page.goto(f"{address}/mix?picture={source}")
+    for style in ("zoo/ink", "zoo/clay"):
+        page.locator(f"input[name=styles][value='{style}']").check(force=True)
+    page.click("form.mixer .button")
+    page.wait_for_url("**/job/2")
+    page.goto(f"{address}/mix")
+    page.click("summary:has-text('Every content')")
+    page.fill("form.narrow input[name=prompt]", MIXED)
+    for model in ("zoo/base", "zoo/ink", "zoo/neon"):
+        page.locator(f"input[name=models][value='{model}']").check(force=True)
+    page.click("text=Draw the grid")
+    page.wait_for_url("**/job/3")
     work_on(site.jobs, Draftsman(site.store, site.settings.pictures), worker="shots", device="cpu", once=True)
 
 
