@@ -202,6 +202,10 @@ class TestTaste:
         fitted = here.learner.refit()
         assert fitted.words == 30
         assert [often.due(fitted.seq + n) for n in (19, 20)] == [False, True]
+        client.get("/for-you?k=10")
+        again = here.learner.refit()
+        assert here.learner.roll_back() == fitted
+        assert [often.due(again.seq + n) for n in (19, 20)] == [False, True]  # not at once, and again and again
 
     def test_what_is_no_json_is_told_where(self, client: TestClient) -> None:
         sent = {**JSON, "Content-Type": "application/json"}

@@ -103,7 +103,8 @@ class Learner:
         self._boarding = threading.Lock()  # for everybody's leaderboard
         self._versions = Versions(self.folder, self.plan.prior)
         self._stamp: object = None
-        self._current, self._vetted = self._versions.read(0), self._vet()
+        self._current, self._newest = self._versions.read(0), self._versions.newest()
+        self._vetted = self._vet()
         self._tallies: dict[str | None, Tally] = {}
         self._board: tuple[Belief, float, Leaderboard] | None = None  # everybody's, while no vote comes in
         self._catalog = Catalogue()
@@ -121,6 +122,12 @@ class Learner:
     def version(self) -> Version:
         """The version in force."""
         return self._look().version
+
+    @property
+    def newest(self) -> Version:
+        """The newest version; another one may be in force, pinned."""
+        self._look()
+        return self._newest
 
     # -- lists and boards --------------------------------------------------------------------------------------------
 
@@ -300,7 +307,8 @@ class Learner:
                 number = self._versions.in_force().version
                 if number != self._current.version.version:
                     self._current = self._versions.read(number)
-                self._stamp, self._vetted = stamp, self._vet()
+                self._stamp, self._newest = stamp, self._versions.newest()
+                self._vetted = self._vet()
             finally:
                 self._gate.release()
         return self._current
@@ -312,7 +320,7 @@ class Learner:
         return Since() if tally is None or tally.vetted is not self.vetted else tally.since
 
     def _vet(self) -> Vetted:
-        newest, trust = self._versions.newest(), self.plan.trust
+        newest, trust = self._newest, self.plan.trust
         return trust.vetted(newest.seq, newest.votes, newest.doubts) if trust else Vetted(doubts=newest.doubts)
 
     def _catalogue(self, n: int | None = None) -> Catalogue:

@@ -71,8 +71,11 @@ class Site:
         return person
 
     def due(self, seq: int) -> bool:
-        """Whether it may be time to fit anew, at the event `seq`: fifty are not many after a million."""
-        after, version = self.settings.refit_after, self.learner.version
+        """Whether it may be time to fit anew, at the event `seq`: fifty are not many after a million.
+
+        Counted from the newest fit: after a roll-back the one in force would be older with every event.
+        """
+        after, version = self.settings.refit_after, self.learner.newest
         return after > 0 and seq - version.seq >= max(after, version.words // 10)
 
     def learned(self) -> None:
