@@ -96,6 +96,8 @@ def test_from_prompt_to_cocktail_to_grid(client: TestClient, models: tuple[str, 
     assert all("structure kept" in numbers for numbers in cocktail["numbers"].values())
     recipe = read_recipe(site(client).settings.pictures / f"{cocktail['cards'][0]['id']}.png")
     assert (recipe.kind, recipe.cocktail["mask"]) == ("cocktail", "left")
+    assert recipe.picture is not None
+    assert recipe.picture.name == f"{drawn['id']}.png"
     page = client.get(f"/job/{mixed}").text
     assert "data-slider" in page
     assert f'src="{drawn["image"]}"' in page
@@ -109,6 +111,26 @@ def test_from_prompt_to_cocktail_to_grid(client: TestClient, models: tuple[str, 
     again = order(client, "/generate", prompt="a red apple", models=drawn["model"], seed=drawn["seed"], steps=2)
     work(client)
     assert told(client, again)["cards"][0]["id"] == drawn["id"]  # the same recipe is the same picture
+
+
+def test_a_mix_tells_nobody_where_an_upload_lies(client: TestClient, models: tuple[str, ...]) -> None:
+    picture, mask = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32), "teal").save(picture, "PNG")
+    Image.new("RGB", (32, 32), "white").save(mask, "PNG")
+    job = client.post(
+        "/mix", data={"prompt": "a dog", "styles": models[0], "steps": "2"}, headers=JSON,
+        files={"upload": ("a.png", picture.getvalue()), "mask_upload": ("m.png", mask.getvalue())},
+    ).json()["job"]  # fmt: skip
+    work(client)
+    (made,) = told(client, job)["cards"]
+    uploads = [file.stem for file in site(client).settings.uploads.iterdir()]
+    assert len(uploads) == 2
+    shown = client.get(f"/picture/{made['id']}", headers=JSON).text + client.get(f"/picture/{made['id']}").text
+    assert not any(id in shown or id.encode() in client.get(made["image"]).content for id in uploads)
+    assert '"name": "upload"' in shown
+    lacking = " ".join(client.get(made["again"], headers=JSON).json()["lacking"])
+    assert "(upload) is not here" in lacking
+    assert "Its mask was a picture" in lacking
 
 
 def test_cancelling_ends_a_job_and_keeps_what_is_finished(client: TestClient) -> None:

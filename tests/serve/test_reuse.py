@@ -143,6 +143,10 @@ def test_a_drawn_picture_is_no_mix_and_brings_its_negative_prompt(client: TestCl
     refused = client.get("/mix", params={"like": drawn["id"]}, headers=JSON)
     assert (refused.status_code, "was not mixed" in refused.json()["message"]) == (422, True)
     assert page(client, "/generate", negative="grey")["negative"] == "grey"
+    lacking = client.get(drawn["again"], headers=JSON).json()["lacking"]  # planted models draw nowhere
+    assert lacking == [f"{drawn['title']} does not draw here."]
+    assert lacking[0] in client.get(drawn["again"]).text
+    assert client.get("/generate?like=no", headers=JSON).status_code == 404
     assert 'value="grey"' in client.get("/generate?negative=grey").text
 
 

@@ -217,7 +217,7 @@ class Gallery:
         for part in re.split(r"( → | \+ )", name):
             one, scale, where = _PART.fullmatch(part).groups(default="")  # type: ignore[union-attr]  # matches any text
             title = self.models[one].title if one in self.models else one.removeprefix(zoo.PREFIX)
-            told.append(f"{title}{scale.replace(':', ' × ')}{where}")
+            told.append(f"{title}{scale.replace(':', ' × ') if scale != ':1' else ''}{where}")
         return "".join(told)
 
 
@@ -249,9 +249,8 @@ def named(recipe: Recipe) -> str:
 
 def regions(recipe: Recipe) -> list[str]:
     """Where each model of a mix drew: left, right, top, bottom, or mask; empty where each drew everywhere."""
-    held = recipe.cocktail.get("regions") or ()
-    assert isinstance(held, tuple | list)
-    return [str(one) if one in HALVES else "mask" for one in held]
+    held = recipe.cocktail.get("regions")
+    return [str(one) if one in HALVES else "mask" for one in held] if isinstance(held, tuple | list) else []
 
 
 def maker(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -38,26 +39,27 @@ def address(picture: Picture) -> str:
     given = {"prompt": picture.prompt, "seed": picture.seed, "models": [part.name for part in recipe.models]}
     given |= {"steps": recipe.steps, "guidance": recipe.guidance}
     given |= {"negative": recipe.negative} if recipe.negative else {}
+    given |= {"like": picture.id}
     return f"/generate?{urlencode(given, doseq=True)}"
 
 
 def in_short(picture: Picture) -> str:
     """What matters most of a recipe, beside prompt and models, for a card."""
     recipe = picture.recipe
+    first = f"seed {recipe.seed}"
     if recipe.kind == "cocktail":
-        first = f"alpha {float(str(recipe.cocktail.get('alpha', START['alpha']))):g}"
-    else:
-        first = f"seed {recipe.seed}"
+        first = f"alpha {_number(recipe.cocktail.get('alpha'), START['alpha']):g}"
     return f"{first}, {recipe.steps} steps, guidance {recipe.guidance:g}"
 
 
 def settings_of(gallery: Gallery, picture: Picture) -> dict[str, Any]:
     """Of a mix what the fields of the page Mix hold. The share is that of the style which the page names last."""
     recipe, held = picture.recipe, picture.recipe.cocktail
-    found = {name: held.get(name, value) for name, value in START.items()}
+    found = {name: _number(held.get(name), value) for name, value in START.items() if name != "inversion"}
     place = {name: at for at, name in enumerate(gallery.models)}
     shares = [part.scale for part in sorted(recipe.models, key=lambda part: place.get(part.name, len(place)))]
     return found | {
+        "inversion": str(held.get("inversion", START["inversion"])),
         "steps": recipe.steps, "guidance": recipe.guidance, "negative": recipe.negative, "prompt": picture.prompt,
         "content": "" if recipe.content is None else recipe.content.name,
         "styles": [part.name for part in recipe.models],
@@ -88,6 +90,11 @@ def lacking(gallery: Gallery, picture: Picture) -> list[str]:
     if other:
         told.append(f"This page has no field for {', '.join(other)}.")
     return told
+
+
+def _number(value: object, usual: float) -> float:
+    """Of a recipe that may be another program's."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else usual
 
 
 def _draws(gallery: Gallery, name: str) -> bool:

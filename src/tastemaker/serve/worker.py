@@ -36,7 +36,7 @@ from tastemaker.generate.grid import draw_recipes
 from tastemaker.generate.picture import Recipe, read_recipe, write_picture
 from tastemaker.generate.plan import Loading, plan, survey
 from tastemaker.serve.events import Conflict, Made
-from tastemaker.serve.gallery import maker, named
+from tastemaker.serve.gallery import HALVES, maker, named
 from tastemaker.serve.jobs import Job, Jobs, Tell, work_on
 from tastemaker.serve.store import Store
 
@@ -164,7 +164,7 @@ class Draftsman:
         numbers: dict[str, dict[str, float]] = {}
         for one in orders.mix(recipes, self.loading, say):
             id = named(one.recipe)
-            self._keep(job, id, one.recipe, one.picture)
+            self._keep(job, id, _shown(one.recipe, str(job.work.get("source", ""))), one.picture)
             made.append(id)
             told = one.numbers.items()  # an undefined one, such as the edges kept of a plain ground, is left out
             numbers[id] = {name: round(float(value), 4) for name, value in told if math.isfinite(value)}
@@ -249,6 +249,15 @@ def _settings(work: Mapping[str, Any]) -> Settings:
         DEFAULT, steps=s["steps"], alpha=s["alpha"], beta=s["beta"], guidance=s["guidance"], negative=work["negative"],
         injection=Injection(s["attention"], s["convolution"]), inversion=Inversion(s["inversion"]),
     )  # fmt: skip
+
+
+def _shown(recipe: Recipe, source: str) -> Recipe:
+    """The recipe of a mix as visitors may see it: without folders of this machine, and without the name of an upload,
+    which whoever knows it may look at. The hashes stay."""
+    assert recipe.picture is not None
+    name = "upload" if source.startswith("/uploads/") else Path(recipe.picture.name).name
+    mask = {} if recipe.cocktail.get("mask") in (None, *HALVES) else {"mask": "upload"}
+    return replace(recipe, picture=replace(recipe.picture, name=name), cocktail={**recipe.cocktail, **mask})
 
 
 def _drawn(tell: Tell, done: int, total: int, text: str, part: float) -> None:

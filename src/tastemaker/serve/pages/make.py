@@ -48,12 +48,16 @@ def generate_form(
     steps: Annotated[int | None, Query(ge=1, le=150)] = None,
     guidance: Annotated[float | None, Query(ge=0, le=30)] = None,
     negative: Annotated[str, Query(max_length=2000)] = "",
+    like: Annotated[
+        str, Query(max_length=200, description="The picture whose recipe this is; what is lacking is told.")
+    ] = "",
 ) -> Response:
     known = drawing(here.site.gallery)
     stocked = here.site.chooser.stocked() if known else ""
     facts = {
         "models": [_fact(model) for model in known], "prompt": prompt, "chosen": models, "seed": seed,
         "steps": steps, "guidance": guidance, "negative": negative, "jobs": [_job(job) for job in _mine(here)],
+        "lacking": reuse.lacking(here.site.gallery, here.site.gallery.get(like)) if like else [],
         "choosing": "uniform" if isinstance(stocked, str) else "retrieve",
         "because": stocked if isinstance(stocked, str) else "",
     }  # fmt: skip
