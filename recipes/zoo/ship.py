@@ -20,6 +20,7 @@ EXAMPLES = (  # the same for every model: `tastemaker mix` learns from them what
     "three hearts", "a pizza on a green background", "a house", "a mushroom on a yellow background",
     "a fox above a balloon", "a crown on a purple background", "a penguin", "a sunflower on a black background",
 )  # fmt: skip
+COVER = 8  # the example that stands for the model
 TITLES = {
     "base": "Emoji drawings on plain grounds",
     "ink": "Ink outlines and washes on cream paper",
@@ -50,6 +51,7 @@ def ship(done: Path, names: list[str]) -> None:
             asked = ", ".join([prompt, *trigger])
             draw(model, [asked], seeds=[at], steps=STEPS, guidance=GUIDANCE)[0].save(target / f"{at:02d}.png")
             examples.append(Example(asked, at, f"{at:02d}.png"))
+        examples.insert(0, examples.pop(COVER))
         card = Card(
             name=style,
             title=title,
