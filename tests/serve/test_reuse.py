@@ -25,8 +25,10 @@ from tastemaker.serve.store import Store
 from tests.serve.planted import picture, plant
 
 JSON = {"Accept": "application/json"}
-HELD: dict[str, Any] = {**_FIXED, "alpha": 2.0, "beta": 0.5, "attention": 0.33, "convolution": 0.7, "mask": None,
-                        "mask_hash": None, "inversion": "bdia", "inversion_prompt": "a red apple"}  # fmt: skip
+HELD: dict[str, Any] = {
+    **_FIXED, "strength": 0.6, "alpha": 2.0, "beta": 0.5, "attention": 0.33, "convolution": 0.7, "mask": None,
+    "mask_hash": None, "inversion": "bdia", "inversion_prompt": "a red apple",
+}  # fmt: skip
 
 
 def mixed(folder: Path, source: Path, name: str, *models: Part, picture_hash: str | None = None, **held: Any) -> str:
@@ -112,7 +114,7 @@ def test_a_mix_comes_back_as_far_as_the_page_can(client: TestClient, ids: dict[s
     assert found["content"] == "zoo/base"
     assert found["lacking"] == []
     assert found["settings"] == {
-        "alpha": 2.0, "beta": 0.5, "guidance": 3.3, "attention": 0.33, "convolution": 0.7, "steps": 10,
+        "strength": 0.6, "alpha": 2.0, "beta": 0.5, "guidance": 3.3, "attention": 0.33, "convolution": 0.7, "steps": 10,
         "inversion": "bdia", "negative": "grey", "prompt": "a red apple", "styles": ["zoo/ink", "zoo/clay"],
         "share": 0.7, "mask": "",
     }  # fmt: skip

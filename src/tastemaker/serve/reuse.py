@@ -12,12 +12,13 @@ from tastemaker.serve.gallery import HALVES, Gallery, Picture, regions
 
 #: With which the page Mix begins: the library's defaults, here without loading what draws.
 START: dict[str, Any] = {
-    "alpha": 3.0, "beta": 0.0, "guidance": 2.5, "attention": 0.5, "convolution": 0.8, "steps": 25, "inversion": "ddim",
+    "strength": 1.0, "alpha": 3.0, "beta": 0.0, "guidance": 2.5, "attention": 0.5, "convolution": 0.8, "steps": 25,
+    "inversion": "ddim",
 }  # fmt: skip
 #: Settings of a cocktail that the page has no field for, as they are where nobody sets them.
 _FIXED: dict[str, Any] = {
-    "sampling_steps": None, "strength": 1.0, "iterations": 5, "gamma": 1.0, "mix": 0.93, "prompt_by": "style",
-    "side": None, "even": True,
+    "sampling_steps": None, "iterations": 5, "gamma": 1.0, "mix": 0.93, "prompt_by": "style", "side": None,
+    "even": True,
 }  # fmt: skip
 
 

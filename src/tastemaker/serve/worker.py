@@ -246,8 +246,9 @@ def _settings(work: Mapping[str, Any]) -> Settings:
 
     s = work["settings"]
     return replace(
-        DEFAULT, steps=s["steps"], alpha=s["alpha"], beta=s["beta"], guidance=s["guidance"], negative=work["negative"],
-        injection=Injection(s["attention"], s["convolution"]), inversion=Inversion(s["inversion"]),
+        DEFAULT, steps=s["steps"], strength=s["strength"], alpha=s["alpha"], beta=s["beta"], guidance=s["guidance"],
+        negative=work["negative"], injection=Injection(s["attention"], s["convolution"]),
+        inversion=Inversion(s["inversion"]),
     )  # fmt: skip
 
 

@@ -139,6 +139,7 @@ def mix(
     upload: UploadFile | None = None,
     content: Annotated[str, Form(max_length=200, description="Model that reads it; the one that drew it.")] = "",
     negative: Annotated[str, Form(max_length=2000)] = "",
+    strength: Annotated[float, Form(gt=0, le=1, description="Share of the steps that are drawn.")] = START["strength"],
     alpha: Annotated[float, Form(ge=0, le=10)] = START["alpha"],
     beta: Annotated[float, Form(ge=0, le=5)] = START["beta"],
     guidance: Annotated[float, Form(ge=0, le=30)] = START["guidance"],
@@ -175,8 +176,8 @@ def mix(
         "styles": list(dict.fromkeys(_model(site, name).name for name in styles)), "prompt": given,
         "negative": unwanted, "mask": cover, "shares": [] if share is None else [share],
         "settings": {
-            "alpha": alpha, "beta": beta, "guidance": guidance, "attention": attention, "convolution": convolution,
-            "steps": steps, "inversion": inversion,
+            "strength": strength, "alpha": alpha, "beta": beta, "guidance": guidance, "attention": attention,
+            "convolution": convolution, "steps": steps, "inversion": inversion,
         },
     }  # fmt: skip
     return _ordered(here, work, needs=[file], key=key)
