@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, help=f"number of prompts; {COUNT} if not given, 5 if quick")
     parser.add_argument("--skip", type=int, default=0, help="prompts left out before, such as those of a first look")
     parser.add_argument("--hands", type=int, default=1, help="processes that share the drawing; they need --keep")
+    parser.add_argument("--finished", action="store_true", help="only judge the pairs that --keep has whole")
     parser.add_argument("--seed", type=int, default=1, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each prompt")
     parser.add_argument("--steps", type=int, help="25 if not given, 10 if quick, 50 for --pie-bench")
@@ -94,14 +95,18 @@ def compare(given: argparse.Namespace, say: Say) -> tuple[dict[str, float], str]
     plan = Plan(names, prompts(count, given.prompts, skip=given.skip), given.seeds, given.seed, steps, guidance)
     where = {"device": given.device, "dtype": given.dtype}
     study = Study.of(plan, **where, keep=given.keep, batch=given.batch, say=say)
-    chosen = arms(steps, guidance, quick=given.quick)
+    chosen = list(arms(steps, guidance, quick=given.quick))
     if given.hands > 1:
         if given.keep is None:
             raise InvalidArgument(f"--hands {given.hands} without --keep; give the folder that the processes share")
         together(study, chosen, given.hands, **where)
+    if given.finished:
+        study, chosen = study.finished(chosen)
     vit = None if given.vit is None else ViT.load(given.vit)
     found = report.Found(judge(study, chosen, encoder=_encoder(given.encoder, names), vit=vit))
-    drawn = f"{len(names)} models ({', '.join(plan.names)}), {len(plan.prompts)} prompts, seeds a prompt {plan.seeds}"
+    compared, all_ = sum(len(study.targets(name)) for name in study.models), len(names) * (len(names) - 1)
+    drawn = f"{len(names)} models ({', '.join(plan.names)}), {compared} of their {all_} ordered pairs, "
+    drawn += f"{len(plan.prompts)} prompts, seeds a prompt {plan.seeds}"
     page = [f"{drawn}, {steps} steps, guidance {guidance:g}.", found.text()]
     home = given.markdown.parent if given.markdown else Path()
     at = given.plot or (given.sheets / "pareto.svg" if given.sheets else None)

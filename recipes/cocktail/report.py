@@ -243,7 +243,9 @@ def sheets(study: Study, arms: Sequence[Arm], folder: Path) -> list[Path]:
     cells = study.plan.cells
     chosen = sorted({round(k * (len(cells) - 1) / max(1, ROWS - 1)) for k in range(ROWS)})
     written = []
-    for source, target in [*((names[0], name) for name in names[1:]), (names[-1], names[0])]:
+    first = names[0]
+    back = [(name, first) for name in names[1:] if first in study.targets(name)][-1:]
+    for source, target in [*((first, name) for name in study.targets(first)), *back]:
         shown = {"source": study.own(source)}
         shown |= {f"{METHODS[arm.method][0]} {arm.dial}": study.brought(source, arm)[0][target] for arm in typical}
         rows = [[Cell(Image.fromarray(found[row])) for found in shown.values()] for row in chosen]
@@ -254,7 +256,8 @@ def sheets(study: Study, arms: Sequence[Arm], folder: Path) -> list[Path]:
         written.append(write_picture(page, folder / f"{source}-{target}.png"))
     ours = next(arm for arm in typical if arm.name == "cocktail.1-1")
     brought = {name: study.brought(name, ours)[0] | {name: study.own(name)} for name in names}
-    rows = [[Cell(Image.fromarray(brought[a][b][chosen[0]])) for b in names] for a in names]
+    shown = [[brought[a].get(b) for b in names] for a in names]
+    rows = [[None if found is None else Cell(Image.fromarray(found[chosen[0]])) for found in row] for row in shown]
     page = sheet(
         rows, row_labels=[f"content of {name}" for name in names], column_labels=[f"style of {name}" for name in names],
         title=f"{study.plan.prompts[cells[chosen[0]][0]]}; on the diagonal as drawn", cell=128,

@@ -15,7 +15,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,14 @@ class Study:
         models: by short name, in the plan's order.
         keep: folder of finished jobs, or None.
         batch: pictures drawn at once.
+        pairs: (source, target) of those that are compared; None for all.
     """
 
     plan: Plan
     models: dict[str, StableDiffusion]
     keep: Path | None = None
     batch: int = 16
+    pairs: frozenset[tuple[str, str]] | None = None
     say: Say = field(default=lambda _: None)
 
     @classmethod
@@ -116,8 +118,29 @@ class Study:
 
     def jobs(self, arms: Sequence[Arm]) -> Iterator[tuple[str, Arm]]:
         """Sources and what is done with them: ablations with the first model's pictures only."""
-        first = next(iter(self.models))
-        return ((name, arm) for name in self.models for arm in arms if arm.method not in ABLATIONS or name == first)
+        first, sources = next(iter(self.models)), [name for name in self.models if self.targets(name)]
+        return ((name, arm) for name in sources for arm in arms if arm.method not in ABLATIONS or name == first)
+
+    def targets(self, source: str) -> list[str]:
+        """The models whose style the source's pictures are brought into."""
+        others = [name for name in self.models if name != source]
+        return [name for name in others if self.pairs is None or (source, name) in self.pairs]
+
+    def finished(self, arms: Sequence[Arm]) -> tuple[Study, list[Arm]]:
+        """What a study that was stopped has whole: its pairs, and the settings that are there for all of them."""
+
+        def there(source: str, target: str, arm: Arm) -> bool:
+            path = Path(f"{self._weights(source)}/{self._weights(target)}/{arm.job}.npz")
+            return arm.method in ALONE or (self.keep is not None and (self.keep / path).exists())
+
+        methods = [arm for arm in arms if arm.method not in ABLATIONS]
+        both = [(source, target) for source in self.models for target in self.targets(source)]
+        pairs = [pair for pair in both if all(there(*pair, arm) for arm in methods)]
+        if not pairs:
+            raise InvalidArgument(f"no pair of models of which all {len(methods)} settings are kept; draw them first")
+        first = [pair for pair in pairs if pair[0] == next(iter(self.models))]
+        kept = [arm for arm in arms if arm in methods or all(there(*pair, arm) for pair in first)]
+        return replace(self, pairs=frozenset(pairs)), kept
 
     def own(self, name: str) -> Pictures:
         """What the model draws itself, a picture a cell."""
@@ -129,11 +152,9 @@ class Study:
 
     def brought(self, source: str, arm: Arm) -> tuple[dict[str, Pictures], float | None]:
         """The source's pictures in the style of each other model, and the mean round-trip error if it was measured."""
-        targets = [name for name in self.models if name != source]
         if arm.method in ALONE:
-            return {name: self._own(name, ALONE[arm.method], arm.guidance) for name in targets}, None
-
-        found = {target: self._pair(source, target, arm) for target in targets}
+            return {name: self._own(name, ALONE[arm.method], arm.guidance) for name in self.targets(source)}, None
+        found = {target: self._pair(source, target, arm) for target in self.targets(source)}
         trips = [trip for _, trip in found.values() if trip is not None]
         return {target: pictures for target, (pictures, _) in found.items()}, float(np.mean(trips)) if trips else None
 

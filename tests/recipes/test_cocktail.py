@@ -232,7 +232,15 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
     }
     assert lost.exists()
 
-    lost.write_bytes(lost.read_bytes()[:100])
+    whole = lost.read_bytes()
+    lost.unlink()
+    run(monkeypatch, *models, "--keep", keep, "--json", again, "--encoder", folder / "clip", "--finished")
+    judged = json.loads(again.read_text())["figures"]
+    assert sum(judged[f"pairs.img2img.{word}"] for word in ("holds", "open", "fails")) == 1
+    assert not lost.exists()
+    with pytest.raises(InvalidArgument, match="no pair of models"):
+        run(monkeypatch, *models, "--keep", tmp_path / "nothing", "--finished")
+    lost.write_bytes(whole[:100])
     with pytest.raises(DataError, match="delete it"):
         run(monkeypatch, *models, "--keep", keep)
     with pytest.raises(InvalidArgument, match="without --keep"):
