@@ -226,7 +226,8 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
     lost = next(path for path in jobs if path.name.startswith("pnp-"))
     lost.unlink()
     run(monkeypatch, *models, "--keep", keep, "--json", again, "--encoder", folder / "clip", "--hands", 2)
-    assert json.loads(again.read_text())["figures"] == figures
+    # Another process may round a pixel the other way.
+    assert json.loads(again.read_text())["figures"] == pytest.approx(figures, rel=0.01, abs=0.01)
     assert {path: path.stat().st_mtime_ns for path in jobs if path != lost} == {
         path: at for path, at in jobs.items() if path != lost
     }

@@ -202,7 +202,7 @@ def test_a_journey_from_like_to_mix_to_vote_to_leaderboard(page: Any, workshop: 
     page.fill("form.mixer input[name=steps]", "4")
     page.locator("form.mixer input[name=alpha]").focus()
     page.keyboard.press("ArrowRight")
-    assert page.locator("form.mixer .slider output").first.inner_text() == "3.1"
+    assert page.locator("form.mixer .slider:has([name=alpha]) output").inner_text() == "3.1"
     page.click("form.mixer .button")
     page.wait_for_url("**/job/1")
     page.wait_for_selector("text=1 picture, finished", timeout=90_000)
