@@ -2,8 +2,9 @@
 
 One job is an arm on the pictures of one source, for one target; inversions are shared between targets and between arms
 that differ in nothing the inversion depends on. With a folder every finished job lies there as an .npz file, called by
-the weights of both models: a run that was stopped goes on where it was, a model that comes later costs its own pairs
-alone, and pictures can be judged anew without being drawn anew. Several processes may share the jobs (`together`).
+the weights of both models: a run that was stopped goes on where it was, a model or a prompt that comes later costs its
+own pictures alone, and pictures can be judged anew without being drawn anew. Several processes may share the jobs
+(`together`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tastemaker.generate.load import load
 from tastemaker.generate.settings import DEFAULT
 
 Pictures = NDArray[np.uint8]  # (n, height, width, 3)
+Kept = tuple[Pictures, float | None]  # with the mean round-trip error, where it was measured
 Say = Callable[[str], None]
 OTHER, LEARN = (
     1_000_000,
@@ -80,6 +82,11 @@ class Plan:
         """(number of the prompt, seed) of each picture a model draws."""
         n = len(self.prompts)
         return [(at, self.seed + n * turn + at) for turn in range(self.seeds) for at in range(n)]
+
+    @property
+    def asked(self) -> list[tuple[str, int]]:
+        """Prompt and seed of each picture a model draws."""
+        return [(self.prompts[at], seed) for at, seed in self.cells]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +137,7 @@ class Study:
         """What a study that was stopped has whole: its pairs, and the settings that are there for all of them."""
 
         def there(source: str, target: str, arm: Arm) -> bool:
-            path = Path(f"{self._weights(source)}/{self._weights(target)}/{arm.job}.npz")
-            return arm.method in ALONE or (self.keep is not None and (self.keep / path).exists())
+            return arm.method in ALONE or self._whole(self._job(source, target, arm))
 
         methods = [arm for arm in arms if arm.method not in ABLATIONS]
         both = [(source, target) for source in self.models for target in self.targets(source)]
@@ -158,31 +164,27 @@ class Study:
         trips = [trip for _, trip in found.values() if trip is not None]
         return {target: pictures for target, (pictures, _) in found.items()}, float(np.mean(trips)) if trips else None
 
-    def _pair(self, source: str, target: str, arm: Arm) -> tuple[Pictures, float | None]:
-        def make() -> tuple[Pictures, float | None]:
+    def _pair(self, source: str, target: str, arm: Arm) -> Kept:
+        def make(chunk: list[int]) -> tuple[list[Image.Image], float | None]:
             self.say(f"{source} to {target}: {arm.name}")
-            rows: dict[int, Image.Image] = {}
-            trips = []
-            for chunk in self.chunks:
-                made, trip = drawn(
-                    arm, self.models[source], self.models[target], self._batch(source, target, chunk),
-                    steps=self.plan.steps, cache=self._cache,
-                )  # fmt: skip
-                rows |= zip(chunk, made, strict=True)
-                trips += [] if trip is None else [trip]
-            pictures = np.stack([np.asarray(rows[row]) for row in range(len(rows))])
-            return pictures, float(np.mean(trips)) if trips else None
+            return drawn(
+                arm, self.models[source], self.models[target], self._batch(source, target, chunk),
+                steps=self.plan.steps, cache=self._cache,
+            )  # fmt: skip
 
-        return self._kept(f"{self._weights(source)}/{self._weights(target)}/{arm.job}", make)
+        return self._kept(self._job(source, target, arm), make)
+
+    def _job(self, source: str, target: str, arm: Arm) -> str:
+        return f"{self._weights(source)}/{self._weights(target)}/{arm.job}"
 
     def _weights(self, name: str) -> str:
         """A folder for what depends on this model's weights."""
         return f"{name}-{hashlib.sha256(self.models[name].identity.encode()).hexdigest()[:8]}"
 
     @cached_property
-    def chunks(self) -> list[list[int]]:
-        """Numbers of cells that go together: prompts as long as each other for every model, `batch` at most."""
-        lengths: dict[str, tuple[int, ...]] = {
+    def _lengths(self) -> dict[str, tuple[int, ...]]:
+        """How many tokens every model makes of a prompt and of what it says for that."""
+        return {
             prompt: tuple(
                 model.condition([text]).tokens.shape[1]
                 for name, model in self.models.items()
@@ -190,9 +192,12 @@ class Study:
             )
             for prompt in self.plan.prompts
         }
+
+    def chunks(self, first: int = 0) -> list[list[int]]:
+        """Numbers of cells from `first` on that go together: prompts of equal length, `batch` at most."""
         groups: dict[tuple[int, ...], list[int]] = {}
-        for row, (at, _) in enumerate(self.plan.cells):
-            groups.setdefault(lengths[self.plan.prompts[at]], []).append(row)
+        for row, (at, _) in list(enumerate(self.plan.cells))[first:]:
+            groups.setdefault(self._lengths[self.plan.prompts[at]], []).append(row)
         return [rows[i : i + self.batch] for rows in groups.values() for i in range(0, len(rows), self.batch)]
 
     @cached_property
@@ -217,59 +222,71 @@ class Study:
     def _own(self, name: str, offset: int, guidance: float) -> Pictures:
         job = f"own-{offset}" if guidance == self.plan.guidance else f"own-{offset}-at-{guidance:g}"
 
-        def make() -> tuple[Pictures, float | None]:
+        def make(chunk: list[int]) -> tuple[list[Image.Image], float | None]:
             self.say(f"{name}: {job}")
-            rows: dict[int, Image.Image] = {}
-            for chunk in self.chunks:
-                cells = [self.plan.cells[row] for row in chunk]
-                made = draw(
-                    self.models[name], [self._said(name, self.plan.prompts[at]) for at, _ in cells],
-                    seeds=[seed + offset for _, seed in cells], steps=self.plan.steps, guidance=guidance,
-                )  # fmt: skip
-                rows |= zip(chunk, made, strict=True)
-            return np.stack([np.asarray(rows[row]) for row in range(len(rows))]), None
+            cells = [self.plan.cells[row] for row in chunk]
+            made = draw(
+                self.models[name], [self._said(name, self.plan.prompts[at]) for at, _ in cells],
+                seeds=[seed + offset for _, seed in cells], steps=self.plan.steps, guidance=guidance,
+            )  # fmt: skip
+            return made, None
 
         return self._kept(f"{self._weights(name)}/{job}", make)[0]
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _held(self) -> dict[str, tuple[Pictures, float | None]]:
+    def _held(self) -> dict[str, Kept]:
         return {}
 
-    def _kept(self, name: str, make: Callable[[], tuple[Pictures, float | None]]) -> tuple[Pictures, float | None]:
-        """A job's pictures: from memory, from the folder, or made and put there whole."""
+    def _kept(self, name: str, make: Callable[[list[int]], tuple[list[Image.Image], float | None]]) -> Kept:
+        """A job's pictures: from memory, from the folder, or made, cells that are not there alone, and put there."""
         if name in self._held:
             return self._held[name]
         path = None if self.keep is None else self.keep / f"{name}.npz"
-        if path is not None and path.exists():
-            found = _read(path)
-        else:
-            found = make()
+        found = None if path is None or not path.exists() else _read(path)
+        there = 0 if found is None else len(found[0])
+        if found is None or there < len(self.plan.cells):
+            rows = {} if found is None else dict(enumerate(found[0]))
+            trips = [] if found is None or found[1] is None else [found[1]] * there
+            for chunk in self.chunks(there):
+                made, trip = make(chunk)
+                rows |= zip(chunk, map(np.asarray, made), strict=True)
+                trips += [] if trip is None else [trip] * len(chunk)
+            found = np.stack([rows[row] for row in range(len(rows))]), float(np.mean(trips)) if trips else None
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(f".part{os.getpid()}")
-                with part.open("wb") as file:
-                    np.savez_compressed(file, pictures=found[0], trip=np.nan if found[1] is None else found[1])
-                part.replace(path)
+                _write(path, found)
         if path is None or "/own-" in name:
             self._held[name] = found
         return found
 
+    def _whole(self, name: str) -> bool:
+        """Whether the folder has the job's pictures of all cells."""
+        path = None if self.keep is None else self.keep / f"{name}.npz"
+        return path is not None and path.exists() and len(_read(path)[0]) == len(self.plan.cells)
+
     def _same_plan(self, folder: Path) -> None:
-        wanted = json.loads(json.dumps({name: at for name, at in asdict(self.plan).items() if name != "models"}))
+        """The folder may hold the first cells of the plan: the others are then drawn, each job's as it is asked for."""
         path = folder / "plan.json"
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            return
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            other = [name for name in wanted if kept.get(name) != wanted[name]]
-        except (ValueError, AttributeError) as error:
-            raise DataError("is not a kept plan; expected what --keep wrote: take another folder", file=path) from error
-        if other:
-            raise DataError(f"holds pictures of other {', '.join(other)}; take another folder for --keep", file=path)
+        if path.exists():
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                was = Plan(self.plan.models, **(kept | {"prompts": tuple(kept["prompts"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                text = "is not a kept plan; expected what --keep wrote: take another folder"
+                raise DataError(text, file=path) from error
+            other = [name for name in ("seed", "steps", "guidance") if getattr(was, name) != getattr(self.plan, name)]
+            if not other and was.asked != self.plan.asked[: len(was.asked)]:
+                other = ["prompts"]
+            if other:
+                raise DataError(
+                    f"holds pictures of other {', '.join(other)}; take another folder for --keep", file=path
+                )
+        wanted = {name: at for name, at in asdict(self.plan).items() if name != "models"}
+        part = path.with_suffix(f".part{os.getpid()}")
+        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 # -- several processes ----------------------------------------------------------------------------------------------
@@ -304,7 +321,16 @@ def _bring(job: tuple[str, Arm]) -> tuple[str, Arm]:
     return job
 
 
-def _read(path: Path) -> tuple[Pictures, float | None]:
+def _write(path: Path, found: Kept) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".part{os.getpid()}")
+    with part.open("wb") as file:
+        np.savez_compressed(file, pictures=found[0], trip=np.nan if found[1] is None else found[1])
+    part.replace(path)
+
+
+def _read(path: Path) -> Kept:
     try:
         with np.load(path, allow_pickle=False) as file:
             pictures, trip = file["pictures"], float(file["trip"])

@@ -164,7 +164,7 @@ def test_img2img_from_pure_noise_is_drawing(study: Study) -> None:
 
 def test_batches_hold_every_cell_once_and_prompts_of_one_length(folder: Path, study: Study) -> None:
     plan = Plan(study.plan.models, (*WORDS, "a strawberry on a purple background"), 2, 1, 2, 3.0)
-    chunks = Study(plan, study.models, batch=3).chunks
+    chunks = Study(plan, study.models, batch=3).chunks()
     assert sorted(row for chunk in chunks for row in chunk) == list(range(8))
     assert max(len(chunk) for chunk in chunks) == 3
     long = [{plan.cells[row][0] == 3 for row in chunk} for chunk in chunks]
@@ -253,6 +253,17 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
         run(monkeypatch, *models, "--hands", 2)
     with pytest.raises(DataError, match="other seed, guidance"):
         run(monkeypatch, *models, "--keep", keep, "--seed", 5, "--guidance", 2)
+
+    lost.write_bytes(whole)
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join([*WORDS, "a bird"]), encoding="utf-8")
+    longer = [*models, "--prompts", more, "--count", 4, "--keep", keep]
+    run(monkeypatch, *longer, "--json", again, "--encoder", folder / "clip")
+    with np.load(lost) as file:
+        assert len(file["pictures"]) == 1 + len(alone)
+        assert np.array_equal(file["pictures"][:-1], alone)  # only the new prompt was drawn
+    with pytest.raises(DataError, match="other prompts"):
+        run(monkeypatch, *models, "--keep", keep)
     (keep / "plan.json").write_text("[]")
     with pytest.raises(DataError, match="another folder"):
         run(monkeypatch, *models, "--keep", keep)
