@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the attacker; victims have others")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--write", type=Path, help="write the page of results here")
-    parser.add_argument("--keep", type=Path, help="folder for units of work; a run that was stopped goes on from there")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for units of work; a stopped run goes on from there, several runs share it"
+    )
     parser.add_argument("--only-kept", action="store_true", help="compute nothing; tables of what --keep holds")
     given = parser.parse_args()
     if given.only_kept and not given.keep:

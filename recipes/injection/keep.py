@@ -2,7 +2,8 @@
 
 A unit is known by its settings *and* by the code it ran on: the syntax trees of the modules named, without docstrings,
 so that a changed comment costs nothing and a changed line of code makes the unit new. Nothing kept is ever overwritten
-by another unit, and nothing is pickled.
+by another unit, and nothing is pickled. Processes that share a folder share the work: one makes a unit, the others find
+it.
 
 `Remembered` does the same inside a learned attack: the answer of every round's surrogate is a file until the attack is
 done. The loop around it is deterministic, so taking it up again runs through the rounds on file in no time.
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -49,35 +52,61 @@ class Keep:
     def numbers(self, unit: Unit, make: Callable[[], Numbers]) -> Numbers | None:
         """The figures of a unit: from its file, else made and put on file; None where they may not be made."""
         path = self._path(unit, ".json")
-        if path.exists():
-            found = self._read(path)
-            self.seconds.setdefault(unit.kind, []).append(found["seconds"])
-            return dict(found["figures"])
-        if self.only_kept:
-            return None
-        began = time.perf_counter()
-        figures = make()
-        self._done(unit, path, began, {"figures": figures})
-        return figures
+        if not path.exists():
+            if self.only_kept:
+                return None
+            with self._alone(path) as first:
+                if first:
+                    began = time.perf_counter()
+                    figures = make()
+                    self._done(unit, path, began, {"figures": figures})
+                    return figures
+        found = self._read(path)
+        self.seconds.setdefault(unit.kind, []).append(found["seconds"])
+        return dict(found["figures"])
 
     def fakes(self, unit: Unit, make: Callable[[Path], Fakes]) -> Fakes | None:
         """Fake users, likewise; `make` is given a folder for its rounds, which is deleted when it is done."""
         path = self._path(unit, ".npz")
-        if path.exists():
-            self.seconds.setdefault(unit.kind, []).append(self._read(path.with_suffix(".json"))["seconds"])
-            return load_fakes(path)
-        if self.only_kept:
-            return None
-        rounds = path.with_suffix(".rounds")
-        began, before = time.perf_counter(), _spent(rounds)
-        found = make(rounds)
-        self._done(unit, path.with_suffix(".json"), began - before, {})
-        save_fakes(path, found)
-        shutil.rmtree(rounds, ignore_errors=True)
-        return found
+        if not path.exists():
+            if self.only_kept:
+                return None
+            with self._alone(path) as first:
+                if first:
+                    rounds = path.with_suffix(".rounds")
+                    began, before = time.perf_counter(), _spent(rounds)
+                    found = make(rounds)
+                    self._done(unit, path.with_suffix(".json"), began - before, {})
+                    save_fakes(path, found)
+                    shutil.rmtree(rounds, ignore_errors=True)
+                    return found
+        self.seconds.setdefault(unit.kind, []).append(self._read(path.with_suffix(".json"))["seconds"])
+        return load_fakes(path)
 
     def has(self, unit: Unit, suffix: str = ".json") -> bool:
         return self._path(unit, suffix).exists()
+
+    def busy(self, unit: Unit) -> bool:
+        """Whether another process is making this unit now."""
+        lock = self._path(unit, ".lock")
+        if not lock.exists():
+            return False
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
+            except BlockingIOError:
+                return True
+        return False
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[bool]:
+        """Waits until no other process makes this unit, and tells whether it is still to be made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock")
+        with lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield not path.exists()
+            lock.unlink(missing_ok=True)
 
     def _path(self, unit: Unit, suffix: str) -> Path:
         return self.folder / unit.part / f"{unit.name}-{unit.key}{suffix}"

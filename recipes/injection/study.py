@@ -162,17 +162,25 @@ class Study:
     # -- all of them ---------------------------------------------------------------------------------------------------
 
     def run(self, plan: Sequence[Step]) -> None:
-        """Every step of the plan in order; what is kept is passed over."""
-        for place, (targets, attack, victim) in enumerate(plan):
-            if not self.keep.only_kept and not self._done((targets, attack, victim)):
-                label = "no attack" if attack == "clean" else f"{self.attacks[attack].label} on {targets}"
-                left = self._left(plan[place:])
-                self.keep.say(f"{self.part} {place + 1} of {len(plan)}: {label}, {self.victims[victim].label}; {left}")
-            self.judged(targets, attack, victim)
+        """Every step of the plan in order; what is kept is passed over, and what another process is at comes later."""
+        waiting = [] if self.keep.only_kept else list(plan)
+        while waiting := [step for step in waiting if not self._done(step)]:
+            step = next((one for one in waiting if not self._busy(one)), waiting[0])
+            targets, attack, victim = step
+            label = "no attack" if attack == "clean" else f"{self.attacks[attack].label} on {targets}"
+            place = f"{self.part} {plan.index(step) + 1} of {len(plan)}"
+            self.keep.say(f"{place}: {label}, {self.victims[victim].label}; {self._left(waiting)}")
+            self.judged(*step)
 
     def _done(self, step: Step) -> bool:
         seeds = range(self.victims[step[2]].seeds)
         return all(self.keep.has(self.judged_unit(*step, number)) for number in seeds)
+
+    def _busy(self, step: Step) -> bool:
+        targets, attack, victim = step
+        units = [self.judged_unit(*step, number) for number in range(self.victims[victim].seeds)]
+        units += [] if attack == "clean" else [self.fakes_unit(targets, attack)]
+        return any(map(self.keep.busy, units))
 
     def _left(self, steps: Sequence[Step]) -> str:
         """Time left, by what units of the same kind took."""

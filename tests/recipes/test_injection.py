@@ -1,8 +1,11 @@
 """The recipe of injection attacks: every part at a tiny size, kept units, runs that are stopped and taken up again."""
 
 import dataclasses
+import fcntl
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +168,28 @@ def test_a_study_runs_its_plan_and_tells_what_is_missing(tmp_path: Path) -> None
     said.clear()
     here.run(plan[:4])
     assert not said
+
+
+def test_what_another_process_is_at_comes_later_and_is_made_once(tmp_path: Path) -> None:
+    plan = [("item", attack, "itemcf") for attack in ("random", "clean")]
+    here = small(tmp_path)
+    first, second = (here.judged_unit(*step, 0) for step in plan)
+    lock = tmp_path / first.part / f"{first.name}-{first.key}.lock"
+    lock.parent.mkdir()
+    with lock.open("a") as other:  # a lock belongs to an open file, so this one is as good as another process's
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert here.keep.busy(first)
+        run = threading.Thread(target=here.run, args=(plan,), daemon=True)
+        run.start()
+        until = time.monotonic() + 60
+        while not here.keep.has(second) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert here.keep.has(second)
+        assert not here.keep.has(first)
+    run.join(60)
+    assert here.keep.has(first)
+    assert not here.keep.busy(first)
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_knowledge_and_budget_make_another_unit(tmp_path: Path) -> None:
