@@ -28,6 +28,7 @@ STEPS = {
     "blueprint": 1700, "riso": 900, "sticker": 900,
 }  # fmt: skip
 SETTLE = 150  # optimiser steps of a style that is carried over from an earlier base
+READ = 4000  # scenes of every style that the reader of what is measured learns from
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
 
@@ -231,15 +232,15 @@ def measure_all(shop: Workshop) -> dict[str, float]:
     """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both; what it
     sees in fresh real renders, by the same names and `.real`."""
     vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae", dtype=torch.float32).to(shop.device).eval()
-    real = [shop.pool(style, 2000) for style in scenes.STYLES]
+    real = [shop.pool(style, READ) for style in scenes.STYLES]
     back = [replace(found, pictures=train.decoded(vae, found.pictures, shop.device)) for found in real]
-    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=2000, batch=64, rate=2e-3))
+    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=5000, batch=64, rate=2e-3))
     figures = {}
     for style in scenes.STYLES:
         rng = np.random.default_rng(shop.seed)
         sheet = shop.folder / "sheets" / f"{style}.png"
         seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
-        most = asdict(measure.ceiling(reader, shop.pool(style, 3000), range(2000, 2500)))
+        most = asdict(measure.ceiling(reader, shop.pool(style, READ + 1000), range(READ, READ + 500)))
         for name, value in asdict(seen).items():
             figures |= {f"{style}.{name}": value, f"{style}.{name}.real": most[name]}
         words = ", ".join(f"{name} {value:.1%} ({most[name]:.1%})" for name, value in asdict(seen).items())

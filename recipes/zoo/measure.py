@@ -27,6 +27,7 @@ from recipes.zoo.train import Plan, Running, rows, to_unit
 from tastemaker.generate.draw import draw
 from tastemaker.generate.load import load
 
+TURNS, PAIRS = 2, 40  # drawings of every subject by each model, and of two subjects
 OTHER = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -132,24 +133,24 @@ def ceiling(reader: Reader, found: Pool, rows: range) -> Reading:
 
 @torch.no_grad()
 def judge(reader: Reader, style: str, done: Path, names: list[str], rng: np.random.Generator, sheet: Path) -> Reading:
-    """Draw every subject once and forty pairs with one model, write a sheet, and let the reader judge."""
+    """Draw every subject and some pairs with one model, write a sheet, and let the reader judge."""
     adapter = style in scenes.LORAS
     model = load(done / ("base" if adapter else style), lora=[(_weights(done / style), 1.0)] if adapter else None)
     trigger = f", {style} style" if adapter else ""
-    grounds = [rng.choice([None, *GROUNDS]) for _ in names]
-    single = [_caption(article(name), ground) + trigger for name, ground in zip(names, grounds, strict=True)]
-    pairs = [(*rng.choice(len(names), 2, replace=False), str(rng.choice(RELATIONS))) for _ in range(40)]
+    wanted = list(range(len(names))) * TURNS
+    single = [_caption(article(names[at]), rng.choice([None, *GROUNDS])) + trigger for at in wanted]
+    pairs = [(*rng.choice(len(names), 2, replace=False), str(rng.choice(RELATIONS))) for _ in range(PAIRS)]
     double = [_caption(f"{article(names[a])} {how} {article(names[b])}", None) + trigger for a, b, how in pairs]
     pictures = []
     for at, prompt in enumerate([*single, *double]):
         pictures += draw(model, [prompt], seeds=[1000 + at], steps=20, guidance=4.0)
-    singles = torch.cat([_unit(picture) for picture in pictures[: len(names)]])
+    singles = torch.cat([_unit(picture) for picture in pictures[: len(wanted)]])
     subject, drawn_style = reader(singles)
-    doubles = zip(pictures[len(names) :], pairs, strict=True)
+    doubles = zip(pictures[len(wanted) :], pairs, strict=True)
     both = [placed(reader, picture, how) == [a, b] for picture, (a, b, how) in doubles]
     write_sheet(pictures, sheet)
     return Reading(
-        float((subject.argmax(1) == torch.arange(len(names))).float().mean()),
+        float((subject.argmax(1) == torch.tensor(wanted)).float().mean()),
         float((drawn_style.argmax(1) == scenes.STYLES.index(style)).float().mean()),
         float(np.mean(both)),
     )
