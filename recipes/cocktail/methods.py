@@ -1,9 +1,10 @@
 """What is compared: ways to bring a picture into another model's style, each with a dial between structure and style.
 
-- target alone: the target model draws the same prompt, from the source's own noise or from other noise. Only a picture
-  whose seed is known has a noise of its own, so the first is not to be had for a photograph. No dial but guidance.
+- target alone: the target model draws the same prompt from other noise and never hears of the picture. What it keeps is
+  what two drawings of one prompt share, so it is no rival but the floor. No dial but guidance.
 - img2img: SDEdit (Meng et al. 2022, arXiv 2108.01073), noise added and taken off again; the dial is its strength.
-- weights: (1 - gamma) source + gamma target draws the prompt from the source's noise; the dial is gamma.
+- weights: (1 - gamma) source + gamma target draws the prompt from the source's own noise; the dial is gamma, and at 1
+  the target draws. Only a picture whose seed is known has a noise of its own: not to be had for a photograph.
 - inversion: the cocktail without injection or condition scaling; the dial is guidance, then strength.
 - Plug-and-Play: the style model inverts and draws, and never hears of the content model; the dial is injection.
 - cocktail, published: the settings of the published evaluation; the dial is injection.
@@ -34,8 +35,7 @@ from tastemaker.generate.mix_weights import mix_weights
 METHODS = {  # key -> name, what the dial is
     "cocktail": ("default cocktail", "attention / residuals, strength"),
     "published": ("published cocktail", "attention / residuals"),
-    "same_noise": ("target alone (source's noise)", "guidance"),
-    "other_noise": ("target alone (other noise)", "guidance"),
+    "alone": ("target alone", "guidance"),
     "img2img": ("img2img", "strength"),
     "weights": ("mixed weights", "gamma"),
     "inversion": ("inversion without injection", "guidance, strength"),
@@ -75,6 +75,11 @@ class Arm:
         return f"{self.method}.{plain}"
 
     @property
+    def asks_source(self) -> bool:
+        """Whether more of the source is asked for than its seeds: else it is the target that draws."""
+        return self.method != "alone" and not (self.method == "weights" and self.value == 1)
+
+    @property
     def job(self) -> str:
         """The same for arms whose pictures are the same, whatever they are called."""
         if self.settings is None:
@@ -89,13 +94,13 @@ def arms(steps: int, guidance: float, *, quick: bool) -> tuple[Arm, ...]:
     plain = replace(default, alpha=1.0, beta=0.0)  # scaling the condition is the cocktail's own
     published = replace(SURFACES["batch"], steps=steps if quick else SURFACES["batch"].steps, negative="")
     low = default.guidance
-    found = [Arm(method, f"{w:g}", w) for method in ("same_noise", "other_noise") for w in (guidance, low)]
+    found = [Arm("alone", f"{w:g}", w) for w in (guidance, low)]
     # A curve runs along its dial at one guidance and comes back at the other, so that its neighbours are alike.
     strengths = (0.5, 0.75) if quick else (0.2, 0.35, 0.5, 0.65, 0.8)
     found += [Arm("img2img", f"{s:g}", guidance, s) for s in strengths]
     found += [] if quick else [Arm("img2img", f"{s:g} at {low:g}", low, s) for s in (0.65, 0.5, 0.35)]
-    found += [Arm("weights", f"{g:g}", guidance, g) for g in ((0.5,) if quick else (0.25, 0.5, 0.75))]
-    found += [] if quick else [Arm("weights", f"{g:g} at {low:g}", low, g) for g in (0.75, 0.5)]
+    found += [Arm("weights", f"{g:g}", guidance, g) for g in ((0.5, 1) if quick else (0.25, 0.5, 0.75, 1))]
+    found += [] if quick else [Arm("weights", f"{g:g} at {low:g}", low, g) for g in (1, 0.75, 0.5)]
     bare = replace(plain, injection=Injection(0, 0))
     parts = (0.5,) if quick else (0.65, 0.5, 0.35, 0.2)
     scales = (guidance, 1.0) if quick else (guidance, 1.0, low)
@@ -155,7 +160,7 @@ def drawn(
 ) -> tuple[list[Image.Image], float | None]:
     """The batch in the target's style, and the round-trip error where the arm compares kinds of inversion.
 
-    Not for the target alone, which asks nothing of the source but its seeds.
+    Not for arms that ask nothing of the source.
     """
     if arm.settings is not None:
         content = target if arm.method == "pnp" else source

@@ -24,7 +24,8 @@ from tastemaker.generate.picture import write_picture
 from tastemaker.generate.sheet import Cell, sheet
 
 OURS = ("cocktail", "published")
-BASELINES = tuple(key for key in METHODS if key not in OURS)
+FLOOR = "alone"  # never sees the picture
+BASELINES = tuple(key for key in METHODS if key not in (*OURS, FLOOR))
 PAIR_DRAWS = 500  # of the bootstrap for one pair of models
 ROWS = 6  # prompts on a sheet
 
@@ -46,8 +47,11 @@ class Found:
 
     @cached_property
     def goal(self) -> dict[tuple[str, str], dict[str, dict[str, Gap]]]:
-        """By axes, then ours, then the baseline."""
-        return {axes: {ours: verdicts(found, ours, BASELINES) for ours in OURS} for axes, found in self.curves.items()}
+        """By axes, then ours, then the baseline or the floor."""
+        return {
+            axes: {ours: verdicts(found, ours, (*BASELINES, FLOOR)) for ours in OURS}
+            for axes, found in self.curves.items()
+        }
 
     @cached_property
     def pairs(self) -> dict[tuple[str, str], dict[str, Gap]]:
@@ -78,7 +82,7 @@ class Found:
         for (structure, style), by in self.goal.items():
             for ours, gaps in by.items():
                 name = f"goal.{structure}_{style}.{ours}"
-                result[f"{name}.holds"] = float(all(gap.word == "holds" for gap in gaps.values()))
+                result[f"{name}.holds"] = float(all(gaps[key].word == "holds" for key in BASELINES if key in gaps))
                 for baseline, one in gaps.items():
                     result |= {f"{name}.{baseline}.gap": one.mean, f"{name}.{baseline}.gap_low": one.low}
                     result[f"{name}.{baseline}.gap_high"] = one.high
@@ -95,7 +99,8 @@ class Found:
     def sentence(self, axes: tuple[str, str], ours: str) -> str:
         """The goal, judged in words."""
         gaps = self.goal[axes][ours]
-        by = {w: [METHODS[key][0] for key, gap in gaps.items() if gap.word == w] for w in ("holds", "open", "fails")}
+        rivals = {METHODS[key][0]: gaps[key].word for key in BASELINES if key in gaps}
+        by = {word: [name for name, its in rivals.items() if its == word] for word in ("holds", "open", "fails")}
         start = f"{METHODS[ours][0]}, {axes[0]} against {axes[1]}: at equal style more structure than every baseline"
         if not (by["open"] or by["fails"]):
             return f"{start}: **holds**, intervals apart."
@@ -106,7 +111,7 @@ class Found:
 
     def goal_rows(self, axes: tuple[str, str]) -> list[list[str]]:
         return [[METHODS[key][0], *(_said(self.goal[axes][ours][key]) for ours in OURS)]
-                for key in BASELINES if key in self.goal[axes]["cocktail"]]  # fmt: skip
+                for key in (*BASELINES, FLOOR) if key in self.goal[axes]["cocktail"]]  # fmt: skip
 
     def method_rows(self, keys: Sequence[str], *, trips: bool = False) -> list[list[str]]:
         """One row a setting: method, dial, each measure with its interval."""
@@ -185,7 +190,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 COLOURS = {
-    "cocktail": "#c2341d", "published": "#e39a5b", "same_noise": "#111111", "other_noise": "#888888",
+    "cocktail": "#c2341d", "published": "#e39a5b", "alone": "#888888",
     "img2img": "#2a5db5", "weights": "#3f8f5f", "inversion": "#8a56b0", "pnp": "#1f9aa6",
 }  # fmt: skip
 
@@ -267,8 +272,8 @@ def sheets(study: Study, arms: Sequence[Arm], folder: Path) -> list[Path]:
 
 def _typical(arms: Sequence[Arm], guidance: float) -> list[Arm]:
     """One setting a method for the eye, of the cocktail two."""
-    wanted: dict[str, tuple[str, ...]] = {"same_noise": (f"{guidance:g}",)}
-    wanted |= {"img2img": ("0.5",), "weights": ("0.5",), "inversion": (f"{guidance:g}",), "pnp": ("0.5 / 0.8",)}
+    wanted: dict[str, tuple[str, ...]] = {"img2img": ("0.5",), "weights": ("0.5", "1"), "pnp": ("0.5 / 0.8",)}
+    wanted |= {"inversion": (f"{guidance:g}",)}
     wanted |= {"published": ("0.5 / 0.8",), "cocktail": ("1 / 1, 0.5", "1 / 1")}
     order = list(METHODS)[::-1]
     chosen = (arm for arm in arms if arm.dial in wanted.get(arm.method, ()))

@@ -43,7 +43,6 @@ OTHER, LEARN = (
     1_000_000,
     2_000_000,
 )  # what is added to seeds: for other noise, for pictures the style reader learns from
-ALONE = {"same_noise": 0, "other_noise": OTHER}
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Study:
         """What a study that was stopped has whole: its pairs, and the settings that are there for all of them."""
 
         def there(source: str, target: str, arm: Arm) -> bool:
-            return arm.method in ALONE or self._whole(self._job(source, target, arm))
+            return not arm.asks_source or self._whole(self._job(source, target, arm))
 
         methods = [arm for arm in arms if arm.method not in ABLATIONS]
         both = [(source, target) for source in self.models for target in self.targets(source)]
@@ -158,8 +157,9 @@ class Study:
 
     def brought(self, source: str, arm: Arm) -> tuple[dict[str, Pictures], float | None]:
         """The source's pictures in the style of each other model, and the mean round-trip error if it was measured."""
-        if arm.method in ALONE:
-            return {name: self._own(name, ALONE[arm.method], arm.guidance) for name in self.targets(source)}, None
+        if not arm.asks_source:
+            noise = OTHER if arm.method == "alone" else 0
+            return {name: self._own(name, noise, arm.guidance) for name in self.targets(source)}, None
         found = {target: self._pair(source, target, arm) for target in self.targets(source)}
         trips = [trip for _, trip in found.values() if trip is not None]
         return {target: pictures for target, (pictures, _) in found.items()}, float(np.mean(trips)) if trips else None

@@ -136,7 +136,7 @@ def test_every_method_draws_and_depends_on_its_dial(study: Study) -> None:
     batch = Batch(pictures, WORDS, WORDS, [1, 2, 3], [11, 12, 13])
     seen, jobs = {}, dict[str, list[str]]()
     for arm in arms(2, 3.0, quick=False):
-        if arm.method in ("same_noise", "other_noise", "published"):
+        if not arm.asks_source or arm.method == "published":
             continue
         made, trip = drawn(arm, source, target, batch, steps=2, cache=None)
         assert [one.size for one in made] == [(32, 32)] * 3
@@ -209,11 +209,11 @@ def test_the_command_writes_everything_and_goes_on_where_it_was(
         "--markdown", tmp_path / "page/cocktail.md", "--sheets", tmp_path / "page/img",
     )  # fmt: skip
     figures = json.loads(first.read_text())["figures"]
-    for name in ("cocktail.0_5-0_8.edges", "img2img.0_5.reader", "pnp.1-1.keys", "same_noise.5.likeness"):
+    for name in ("cocktail.0_5-0_8.edges", "img2img.0_5.reader", "pnp.1-1.keys", "alone.5.likeness", "weights.1.edges"):
         assert np.isfinite(figures[name])
     assert figures["goal.edges_reader.cocktail.holds"] in (0, 1)
     for baseline in METHODS:
-        if baseline not in ("cocktail", "published"):
+        if baseline not in ("cocktail", "published", "alone"):
             assert sum(figures[f"pairs.{baseline}.{word}"] for word in ("holds", "open", "fails")) == 2
     page = (tmp_path / "page/cocktail.md").read_text()
     assert "## The goal" in page
