@@ -1,13 +1,15 @@
 """New stores, older ones, newer ones."""
 
+import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from tastemaker.errors import DataError
 from tastemaker.serve import schema
-from tastemaker.serve.events import Joined
+from tastemaker.serve.events import Joined, StoreDown
 from tastemaker.serve.jobs import Jobs
 from tastemaker.serve.store import Store
 
@@ -73,6 +75,22 @@ def test_many_open_a_new_store_at_once(where: str) -> None:
     assert errors == []
     with Store(where) as store:
         assert store.counts()["users"] == 8
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_a_new_file_another_is_writing_is_waited_for(tmp_path: Path, begin: str) -> None:
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
+    other.execute(begin)
+    threading.Timer(0.5, other.execute, ["ROLLBACK"]).start()
+    with Store(tmp_path / "store.db", patience=30) as store:
+        store.add(Joined("a"))
+
+
+def test_a_new_file_another_never_lets_go_of_is_given_up(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreDown, match="locked"):
+        Store(tmp_path / "store.db", patience=0.3)
 
 
 def test_sqlite_writes_through(file: Store) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from tastemaker.errors import DataError, InvalidArgument, MissingExtra
 
 TABLES = sa.MetaData()
 _FETCHED = 10_000  # rows from the driver at once
+_PAUSE = 0.02  # seconds before a locked file is asked again
 BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # in SQLite INTEGER alone makes a key the row number
 
 schema_version = sa.Table(
@@ -294,7 +296,8 @@ def connect(where: str | Path, patience: float) -> sa.Engine:
             raw.commit()
             return
         raw.isolation_level = None  # the driver must not begin transactions of its own: `begin` does
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        _write_ahead(raw, patience)
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             raw.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -305,6 +308,24 @@ def connect(where: str | Path, patience: float) -> sa.Engine:
     with writing(engine) as db:
         migrate(db)
     return engine
+
+
+def _write_ahead(raw: sqlite3.Connection, patience: float) -> None:
+    """Keep the file's log written ahead (WAL), which stays so once set.
+
+    Where others open a new file at the same time, SQLite refuses the change at once, whatever its timeout: who waits
+    would hold the lock the other waits for. So it is asked again.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def called(where: str | Path) -> str:
