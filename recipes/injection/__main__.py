@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from bench.output import machine, write_json
 from recipes.injection import curves, defences, elsewhere, gowalla, synthetic
 from recipes.injection.keep import Keep
+from recipes.injection.short import short
 from tastemaker.errors import TastemakerError
 
 PARTS: dict[str, ModuleType] = {
@@ -31,9 +32,7 @@ accounts could reach, before somebody else finds out. Everything runs on files g
 KEPT = """## What was kept, and from when
 
 This page was put together from kept units of work, so the machine facts above are those of the moment of writing. Units
-are known by settings and code. One exception: when the gradient of matrix factorisation was made faster, units that
-depend on it were carried over and not run again. The sums are the same ones in another order: in float64 the gradient
-of a round on Gowalla differs by 1e-13 (relative), in float32 by 2.5e-3, about what rounding did to the earlier one.
+are known by settings and code: what either changed is made again.
 """
 
 
@@ -55,16 +54,16 @@ def main() -> None:
 
     began, out = time.perf_counter(), Console()
     figures: dict[str, float] = {}
-    page = [INTRODUCTION]
+    parts = list[str]()
     with tempfile.TemporaryDirectory() as folder:
         keep = Keep(given.keep or Path(folder), given.only_kept, say)
         for name in given.parts:
             found, text = PARTS[name].run(data=given.data, quick=given.quick, seed=given.seed, keep=keep)
             figures |= {f"{name}.{figure}": value for figure, value in found.items()}
-            page.append(section(name, text, given, bool(found)))
-            out.print(Markdown(page[-1]))
-    if given.only_kept:
-        page.append(KEPT)
+            parts.append(section(name, text, given, bool(found)))
+            out.print(Markdown(parts[-1]))
+    said = [f"- {sentence}" for sentence in short(figures)]
+    page = [INTRODUCTION, *["## In short", "\n".join(said)] * bool(said), *parts, *[KEPT] * given.only_kept]
     if given.json:
         write_json(given.json, module="recipes.injection", seed=given.seed, figures=figures)
     if given.write:

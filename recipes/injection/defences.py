@@ -40,6 +40,7 @@ LABELS = {
     "cap": "cap", "trimmed": "trimmed loss", "welsch": "Welsch loss", "apr": "APR",
     "bagging": "bagging",
 }  # fmt: skip
+VICTIMS = ("factors", "itemknn", "mf")
 ATTACKS = {"ours": "learned attack", "bandwagon": "bandwagon", "evading": "learned, evading"}
 PRICES = ("hit_rate_change", "exposure_change", "liked_exposure_change")
 

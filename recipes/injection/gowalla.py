@@ -76,6 +76,7 @@ ATTACKS: dict[str, Attack] = {
     "power_users": Rule("power users, 41 clicks", heuristic.power_users),
 }
 RULES = ("random", "average", "bandwagon", "segment", "power_users")
+EXACT = (("paper_41", "truncated_41"), ("paper_41", "als_41"), ("ae_41", "ae_partial_41"))  # and an approximation of it
 
 VICTIMS = {
     "wmf": Victim("WRMF-SGD", AsSurrogate, seeds=3),
