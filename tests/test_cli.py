@@ -179,6 +179,20 @@ def refused(*arguments: object) -> tuple[int, str]:
     return done.returncode, " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "words", [("report", "LOG", "--rank", "3.5"), ("train", "factors", "LOG", "--to", "TO", "--epochs", "2.25")]
+)
+def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    assert end.value.code == 2
+    assert f"{words[-1]} is not a whole number" in capsys.readouterr().err
+
+
+def test_a_whole_number_may_have_a_point(log: Path, tmp_path: Path) -> None:
+    run("train", "factors", log, "--to", tmp_path / "model", "--rank", "2.0")
+
+
 def test_exit_codes_and_suggestions(log: Path, tmp_path: Path) -> None:
     code, said = refused("data", "descirbe", log)
     assert (code, "describe" in said) == (2, True)
