@@ -90,7 +90,10 @@ class ItemAutoencoder:
         every = max(1, ceil(sqrt(len(batches) - first)))
         stored: dict[int, State] = {}
         for t, items in enumerate(batches):
-            if t >= first and (t - first) % every == 0:
+            if t < first:
+                net.step(state, t, items)
+                continue
+            if (t - first) % every == 0:
                 stored[t] = state
             state, _ = net.forward(state, t, items)
         judged, bar, cells = net.judge(state[0], adversary, size, mode is not None)
@@ -156,6 +159,23 @@ class _Sums(torch.autograd.Function):
         return into_value, sums(value, bar, ctx.cells, not ctx.turned), None, None
 
 
+class _Gram(torch.autograd.Function):
+    """x' x. The way back takes one product of matrices, where that of `x.T @ x` takes two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.T @ x
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        width = x.shape[1]
+        both = torch.nn.functional.pad(bar + bar.T, (0, -width % 8))  # odd widths take half as long again
+        return (x @ both)[:, :width]
+
+
+gram: Any = _Gram.apply
 products: Any = _Products.apply
 sums: Any = _Sums.apply
 
@@ -209,7 +229,7 @@ class _Net:
         n_real, w = self.clicks.n_real, self.model.weight
         real, fake = params[-1][:n_real], params[-1][n_real:]
         scores = products(hidden, real, clicked)
-        everywhere = ((hidden.T @ hidden) * (real.T @ real)).sum()
+        everywhere = (gram(hidden) * gram(real)).sum()
         clicks = ((w - 1) * scores**2 - 2 * w * scores + w).sum()
         index = torch.from_numpy(items)
         error = self.fakes[:, index] - fake @ hidden.T
@@ -218,13 +238,18 @@ class _Net:
 
     def forward(self, state: State, t: int, items: Array) -> tuple[State, Tensors]:
         """One step of Adam: a new state, and the gradient it took, decay included."""
+        params, first, second = ([x.clone() for x in part] for part in state)
+        after = params, first, second
+        return after, self.step(after, t, items)
+
+    def step(self, state: State, t: int, items: Array) -> Tensors:
+        """The same in place; the gradient."""
         params = [x.detach().requires_grad_() for x in state[0]]
         grads = list(torch.autograd.grad(self.loss(params, items) / 2, params))  # half of it, as the kernel wants
-        after = tuple([x.clone() for x in part] for part in state)
-        for arrays in zip(*after, grads, strict=True):
+        for arrays in zip(*state, grads, strict=True):
             x, m, v, g = (_rows(array) for array in arrays)
             kernels.adam(np.arange(len(x)), x, m, v, g, self.table[t])
-        return (after[0], after[1], after[2]), grads
+        return grads
 
     def backward(self, params: Tensors, grads: Tensors, after: State, t: int, items: Array, bar: State) -> Tensor:
         """Turn the adjoint `bar` of the state after step t into that before it; the fake cells' share."""
