@@ -110,6 +110,7 @@ def plan() -> list[Step]:
         found += steps(targets, ("clean", "random", "ours", "paper"), QUICK)
     found += steps("head", shortcuts[:3], QUICK) + steps("head", equal[:2], QUICK)
     found += steps("head", ("clean", "paper", "ours"), LONG)
+    found += steps("head", equal[2:], ("itemae",))
     found += steps("head", (*equal[2:], *shortcuts[3:]), QUICK)
     for targets in others:
         found += steps(targets, ("clean", "ours", "paper"), MINUTES)
