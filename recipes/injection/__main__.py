@@ -62,8 +62,8 @@ def main() -> None:
             figures |= {f"{name}.{figure}": value for figure, value in found.items()}
             parts.append(section(name, text, given, bool(found)))
             out.print(Markdown(parts[-1]))
-    said = [f"- {sentence}" for sentence in short(figures)]
-    page = [INTRODUCTION, *["## In short", "\n".join(said)] * bool(said), *parts, *[KEPT] * given.only_kept]
+    said = short(figures)
+    page = [INTRODUCTION, *["## In short", *said] * bool(said), *parts, *[KEPT] * given.only_kept]
     if given.json:
         write_json(given.json, module="recipes.injection", seed=given.seed, figures=figures)
     if given.write:

@@ -1,61 +1,60 @@
-"""The page in short: what its figures say, worked out, each sentence only where its figures are there."""
+"""The page in short: what its figures say, worked out, each part only where its figures are there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
 from recipes.injection import defences, elsewhere, gowalla, synthetic
+from recipes.injection.victims import Victim
 
 Figures = Mapping[str, float]
 PLACES = {"synthetic": "the synthetic world", "movielens": "MovieLens", "gallery": "the gallery"}
+EQUAL = ", 41 clicks"  # how labels of attacks end that keep this budget
 
 
 def short(figures: Figures) -> list[str]:
-    """Sentences about reach, exactness, rules of thumb, other seeds and defences, one each."""
-    said = (reach(figures), exactness(figures), rules(figures), other_seeds(figures), *stopping(figures))
-    return [sentence for sentence in said if sentence]
+    """What is reached, whether exactness pays, rules of thumb, other seeds and defences: Markdown, a part each."""
+    said = (reach(figures), exactness(figures), rules(figures), other_seeds(figures), stopping(figures))
+    return [part for part in said if part]
 
 
 def reach(figures: Figures) -> str:
     """The most that equal clicks reach on Gowalla's head targets, for every victim."""
-    found = []
+    rows = []
     for victim, about in gowalla.VICTIMS.items():
-        before = figures.get(f"gowalla.head.clean.{victim}.hit")
+        before = _head(figures, "clean", victim)
         after = {
-            how.label.removesuffix(", 41 clicks"): figures[key]
+            how.label.removesuffix(EQUAL): hit
             for attack, how in gowalla.ATTACKS.items()
-            if how.label.endswith("41 clicks") and (key := f"gowalla.head.{attack}.{victim}.hit") in figures
+            if how.label.endswith(EQUAL) and (hit := _head(figures, attack, victim)) is not None
         }
         if before is not None and after:
             best = max(after, key=lambda label: after[label])
-            found.append(f"{about.label} {before:.3f} → {after[best]:.3f} ({best})")
-    if not found:
+            rows.append([about.label, f"{before:.3f}", f"{after[best]:.3f}", best])
+    if not rows:
         return ""
     return (
-        "Gowalla, five well-known targets, 131 fake accounts of 41 clicks; share of people with a target among their "
-        f"first 50, without fakes and under the attack that reaches most: {', '.join(found)}."
+        "**What 131 fake accounts of 41 clicks reach.** Gowalla, five well-known targets; share of people with one "
+        f"among their first 50.\n\n{_table(['recommender', 'without fakes', 'at most', 'under'], rows, left=(0, 3))}"
     )
 
 
 def exactness(figures: Figures) -> str:
     """The exact gradient against each approximation, at equal clicks, on the same victims."""
-    found = []
-    for exact, cheaper in gowalla.EXACT:
-        both = [
-            (figures[one], figures[other], about.label)
-            for victim, about in gowalla.VICTIMS.items()
-            if (one := f"gowalla.head.{exact}.{victim}.hit") in figures
-            and (other := f"gowalla.head.{cheaper}.{victim}.hit") in figures
-        ]
-        if both:
-            each = ", ".join(f"{label} {one:.3f} against {other:.3f}" for one, other, label in both)
-            wins = sum(one > other for one, other, _ in both)
-            names = (gowalla.ATTACKS[name].label.removesuffix(", 41 clicks") for name in (exact, cheaper))
-            found.append(f"{' against '.join(names)}: more on {wins} of {len(both)} victims ({each})")
-    if not found:
+    pairs = [(one, other, _both(figures, one, other)) for one, other in gowalla.EXACT]
+    pairs = [(one, other, both) for one, other, both in pairs if both]
+    if not pairs:
         return ""
-    return f"Does the exact gradient pay? Gowalla, head targets, 41 clicks each. {'; '.join(found)}."
+    seen = [victim for victim in gowalla.VICTIMS if any(victim in both for _, _, both in pairs)]
+    rows = []
+    for one, other, both in pairs:
+        names = (gowalla.ATTACKS[name].label.removesuffix(EQUAL) for name in (one, other))
+        each = [f"{both[victim][0]:.3f} / {both[victim][1]:.3f}" if victim in both else "–" for victim in seen]
+        wins = sum(exact > cheaper for exact, cheaper in both.values())
+        rows.append([" / ".join(names), *each, f"{wins} of {len(both)}"])
+    heads = ["exact / approximation", *(gowalla.VICTIMS[victim].label for victim in seen), "exact reaches more"]
+    return f"**Does the exact gradient pay?** The same people and targets, 41 clicks each.\n\n{_table(heads, rows)}"
 
 
 def rules(figures: Figures) -> str:
@@ -63,7 +62,8 @@ def rules(figures: Figures) -> str:
     places = {"Gowalla": [f"gowalla.{targets.replace(' ', '_')}" for targets in gowalla.TARGETS]}
     tried = (key.split(".") for key in figures if key.startswith("elsewhere."))
     places["MovieLens and the gallery"] = sorted({".".join(words[:3]) for words in tried})
-    victims, told = {**gowalla.VICTIMS, **elsewhere.VICTIMS}, []
+    victims: dict[str, Victim] = {**gowalla.VICTIMS, **elsewhere.VICTIMS}
+    told = []
     for label, starts in places.items():
         won = []
         for start in starts:
@@ -71,8 +71,10 @@ def rules(figures: Figures) -> str:
                 ours = figures.get(f"{start}.ours.{victim}.hit")
                 met = [figures[key] for rule in gowalla.RULES if (key := f"{start}.{rule}.{victim}.hit") in figures]
                 won += [ours > max(met)] if ours is not None and met else []
-        told += [f"{sum(won)} of {len(won)} pairs of targets and victim on {label}"] if won else []
-    return f"`ours` reaches more than every rule of thumb it met in {' and '.join(told)}." if told else ""
+        told += [f"{sum(won)} of {len(won)} pairs of targets and recommender on {label}"] if won else []
+    if not told:
+        return ""
+    return f"**Learned, or by a rule of thumb?** `ours` reaches more than every rule it met in {' and '.join(told)}."
 
 
 def other_seeds(figures: Figures) -> str:
@@ -85,23 +87,47 @@ def other_seeds(figures: Figures) -> str:
         if not all(key in figures for key in keys):
             return ""
         each.append(f"{label} {mean(figures[key] for key in keys):.3f}")
-    return f"The published synthetic attack reaches, trained anew, mean of three worlds: {', '.join(each)}."
+    return f"**What other seeds leave.** The published synthetic attack, mean of three worlds: {', '.join(each)}."
 
 
-def stopping(figures: Figures) -> Iterator[str]:
+def stopping(figures: Figures) -> str:
     """For every place and victim, the defence that leaves the learned attack least, and its price."""
+    rows = list(_stopped(figures))
+    if not rows:
+        return ""
+    heads = ["where", "recommender", "without fakes", "attacked", "best defence", "with it", "NDCG@10, change"]
+    return (
+        "**What stops the learned attack.** Hit rate of the targets; the change is of a defence without any attack."
+        f"\n\n{_table(heads, rows, left=(0, 1, 4))}"
+    )
+
+
+def _stopped(figures: Figures) -> Iterator[list[str]]:
     for place, label in PLACES.items():
-        found = []
         for victim in defences.VICTIMS:
             start = f"defences.{place}.outcomes.{victim}."
             ways = {way: figures[key] for way in defences.LABELS if (key := f"{start}ours.{way}.hit_rate") in figures}
             if not ways:
                 continue
+            row = [label, f"`{victim}`", f"{figures[f'{start}ours.none.hit_rate_before']:.3f}", f"{ways['none']:.3f}"]
             best = min(ways, key=lambda way: ways[way])
-            said = f"`{victim}` {figures[f'{start}ours.none.hit_rate_before']:.3f} → {ways['none']:.3f}, "
             if best == "none":
-                found.append(f"{said}no defence does better")
+                yield [*row, "none does better", "–", "–"]
             else:
                 paid = figures[f"{start}none.{best}.accuracy_change"]
-                found.append(f"{said}with {defences.LABELS[best]} {ways[best]:.3f} (NDCG@10 {paid:+.4f})")
-        yield f"What stops the learned attack on {label}: {'; '.join(found)}." if found else ""
+                yield [*row, defences.LABELS[best], f"{ways[best]:.3f}", f"{paid:+.4f}"]
+
+
+def _head(figures: Figures, attack: str, victim: str) -> float | None:
+    return figures.get(f"gowalla.head.{attack}.{victim}.hit")
+
+
+def _both(figures: Figures, one: str, other: str) -> dict[str, tuple[float, float]]:
+    """Hit rates of two attacks on the victims that met both."""
+    met = {victim: (_head(figures, one, victim), _head(figures, other, victim)) for victim in gowalla.VICTIMS}
+    return {victim: (a, b) for victim, (a, b) in met.items() if a is not None and b is not None}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    rule = ["---" if at in left else "---:" for at in range(len(heads))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))

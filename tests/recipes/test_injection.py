@@ -341,13 +341,13 @@ def test_the_page_in_short_says_what_the_figures_say_and_nothing_without_them() 
     head = {"clean.wmf": 0.10, "paper_41.wmf": 0.13, "truncated_41.wmf": 0.12, "random.wmf": 0.11, "ours.wmf": 0.12}
     figures = {f"gowalla.head.{name}.hit": value for name, value in head.items()}
     reach, exact, rules = short(figures)
-    assert "WRMF-SGD 0.100 → 0.130 (paper)" in reach
-    assert "paper against last epoch only: more on 1 of 1 victims (WRMF-SGD 0.130 against 0.120)" in exact
-    assert "1 of 1 pairs of targets and victim on Gowalla." in rules
+    assert "| WRMF-SGD | 0.100 | 0.130 | paper |" in reach
+    assert "| paper / last epoch only | 0.130 / 0.120 | 1 of 1 |" in exact
+    assert "1 of 1 pairs of targets and recommender on Gowalla." in rules
 
     rates = {"ours.none.hit_rate_before": 0.05, "ours.none.hit_rate": 0.5, "ours.cap.hit_rate": 0.2}
     drilled = {f"defences.movielens.outcomes.factors.{key}": value for key, value in rates.items()}
     (stops,) = short(drilled | {"defences.movielens.outcomes.factors.none.cap.accuracy_change": -0.01})
-    assert "MovieLens: `factors` 0.050 → 0.500, with cap 0.200 (NDCG@10 -0.0100)." in stops
+    assert "| MovieLens | `factors` | 0.050 | 0.500 | cap | 0.200 | -0.0100 |" in stops
     (nothing,) = short(drilled | {"defences.movielens.outcomes.factors.ours.cap.hit_rate": 0.6})
-    assert nothing.endswith("no defence does better.")
+    assert nothing.endswith("| none does better | – | – |")
