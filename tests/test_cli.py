@@ -135,8 +135,22 @@ def test_report_without_dislikes_has_nothing_to_compare(tmp_path: Path, capsys: 
     (tmp_path / "likes.csv").write_text("user,item\n" + "\n".join(dict.fromkeys(rows)) + "\n")
     figures = output(capsys, "report", tmp_path / "likes.csv", "--out", tmp_path / "r.html", "--rank", 4)
     assert "consumers.factors.ndcg@10" in figures
-    assert not any("likes_only" in name for name in figures)
-    assert "Do dislikes help" not in (tmp_path / "r.html").read_text()
+    assert not any("likes_only" in name or name.startswith("rated.") for name in figures)
+    page = (tmp_path / "r.html").read_text()
+    assert "Do dislikes help" not in page
+    assert "Telling likes from dislikes" not in page
+    assert "test holds one of the two alone" in page
+
+
+def test_one_and_the_same_grade_needs_a_scale(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "fives.csv").write_text("user,item,rating\nada,x,5\nbob,y,5\n")
+    with pytest.raises(SystemExit):
+        main(["data", "describe", str(tmp_path / "fives.csv")])
+    assert "--scale LOW HIGH" in " ".join(capsys.readouterr().err.split())
+    facts = output(capsys, "data", "describe", tmp_path / "fives.csv", "--scale", 1, 5)
+    assert facts["kind"] == "graded 1..5"
+    cut = output(capsys, "data", "describe", tmp_path / "fives.csv", "--scale", 1, 5, "--like", 4, "--dislike", 2)
+    assert cut["kind"] == "signed"
 
 
 def test_ids_of_another_kind_are_told_apart(capsys: pytest.CaptureFixture[str], ratings: Path, tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ class Report:
     """Tables of one run and what it takes to run it again.
 
     facts: name and value of what the reader must know first. verdicts: sentences about what dislikes changed, from
-    paired intervals. consumers, makers, rated: tables, one row a model (and stakeholder). figures: every number by a
-    flat dotted name.
+    paired intervals. consumers, makers, rated: tables, one row a model (and stakeholder); `rated` is empty where the
+    test set holds likes alone, or dislikes alone, and nothing can be told apart. figures: every number by a flat dotted
+    name.
     """
 
     source: str
@@ -59,7 +60,7 @@ class Report:
             "What consumers get from their lists": self.consumers,
             "Telling likes from dislikes among what was rated": self.rated,
         }
-        return [(title, _text(table, compact)) for title, table in parts.items()]
+        return [(title, _text(table, compact)) for title, table in parts.items() if table.height]
 
     def write(self, path: str | Path) -> None:
         """Write one self-contained HTML page."""
@@ -112,7 +113,7 @@ def make(
         raise InvalidArgument("no user has events both in train and in test; split another way (--how user)")
     groups = by_popularity(train, cuts=(0.5,), names=("well-known", "lesser-known"))
     models: dict[str, Recommender[Any]] = {"Popular": Popular(), "ItemKNN": ItemKNN()}
-    if (train.value > 0).any() and (train.value < 0).any():  # otherwise there is nothing to compare
+    if _both_kinds(train):  # otherwise there is nothing to compare
         models[LIKES_ONLY] = Factors(rank=rank, dislike=0.0)
     models[BOTH] = Factors(rank=rank)
 
@@ -132,6 +133,7 @@ def make(
             .rename({"auc": "AUC within user"})
         )
         rated.append(_named(_rated(scores, judged, train, groups, seed), name))
+    told_apart = pl.concat(rated) if _both_kinds(judged) else pl.DataFrame()
 
     facts = _facts(log, train, judged, held_out, groups)
     facts["time"] = (
@@ -139,10 +141,14 @@ def make(
     )
     report = Report(
         source or "a log", command, seed, facts, _verdicts(per_user, k, seed),
-        pl.concat(consumers), pl.concat(makers), pl.concat(rated), {},
+        pl.concat(consumers), pl.concat(makers), told_apart, {},
     )  # fmt: skip
     report.figures.update(_figures(report))
     return report
+
+
+def _both_kinds(log: FeedbackLog) -> bool:
+    return bool((log.value > 0).any() and (log.value < 0).any())
 
 
 def _split(log: FeedbackLog, how: str, test: float, rng: np.random.Generator) -> split.Pair:
@@ -211,6 +217,8 @@ def _facts(
         "train and test": f"{len(train):,} and {len(judged):,} events",
         "makers": ", ".join(f"{n:,} {name} items" for n, name in zip(sizes, groups.names, strict=True)),
     }
+    if not _both_kinds(judged):
+        facts["likes and dislikes"] = "test holds one of the two alone: nothing says how well they are told apart"
     if cold := len(test) - len(judged):
         facts["left out"] = f"{cold:,} test events of people without events in train"
     for number, note in enumerate(log.notes, 1):

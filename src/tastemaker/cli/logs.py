@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from tastemaker import columns as c
 from tastemaker.cli.app import Json, Seed, data_app
-from tastemaker.data import FeedbackLog, split
+from tastemaker.data import FeedbackLog, Scale, split
 from tastemaker.terminal import out, print_facts, print_json, print_table, working
 
 
@@ -27,6 +27,7 @@ class Reading:
         item: Column of item ids; guessed when not given.
         value: Column of values; guessed when not given.
         time: Column of times; guessed when not given.
+        scale: Lowest and highest grade there is; the smallest and largest of the file when not given.
         like: Graded values from here up are likes.
         dislike: Graded values from here down are dislikes.
         on_duplicate: What to do with a second event on a pair: error, first, last or keep.
@@ -38,6 +39,7 @@ class Reading:
     item: str | None = None
     value: str | None = None
     time: str | None = None
+    scale: tuple[float, float] | None = None
     like: float | None = None
     dislike: float | None = None
     on_duplicate: Literal["error", "first", "last", "keep"] = "error"
@@ -51,6 +53,7 @@ class Reading:
                 path,
                 format=self.format,
                 columns=columns or None,
+                scale=None if self.scale is None else Scale(*self.scale),
                 like=self.like,
                 dislike=self.dislike,
                 on_duplicate=self.on_duplicate,

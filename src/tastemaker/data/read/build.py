@@ -80,7 +80,10 @@ def _scale_of(rows: Rows, values: NDArray[np.float32]) -> tuple[NDArray[np.float
         return np.where(values == 1, np.float32(1), np.float32(-1)), SIGNED, f"'{name}' read as 1 = like, 0 = dislike"
     if low == high:
         raise DataError(
-            f"every value is {low:g}, so the scale is unknown; say scale=Scale(low, high)", file=rows.path, column=name
+            f"every value is {low:g}, so the scale is unknown; say scale=Scale(low, high), on the command line "
+            "--scale LOW HIGH",
+            file=rows.path,
+            column=name,
         )
     return (
         values,
