@@ -27,7 +27,8 @@ STEPS = {
     "vae": 3300, "encoder": 1400, "draft": 9000, "base": 1100, "ink": 1500, "clay": 1800, "pixel": 1500, "neon": 1100,
     "blueprint": 1700, "riso": 900, "sticker": 900,
 }  # fmt: skip
-SETTLE = 150  # optimiser steps of a style that is carried over from an earlier base
+SETTLE = 150  # optimiser steps of what is taught on from an earlier zoo
+AGAIN = 12000  # scenes at most that it is taught on
 READ = 4000  # scenes of every style that the reader of what is measured learns from
 SCENES = {"base": 40000} | dict.fromkeys(scenes.STYLES[1:], 8000)
 
@@ -87,6 +88,8 @@ def make_vae(shop: Workshop, steps: int) -> None:
 def make_encoder(shop: Workshop, steps: int) -> None:
     torch.manual_seed(shop.seed)
     joint = models.encoder(shop.tokenizer)
+    if shop.earlier:
+        joint = CLIPModel.from_pretrained(shop.earlier / "encoder", dtype=torch.float32)
     pools = [shop.pool(style, 2000) for style in scenes.STYLES]
     captions = [
         caption if i % 2 or found.style in scenes.LORAS else f"{caption}, {found.style} style"
@@ -116,12 +119,17 @@ def make_draft(shop: Workshop, steps: int) -> None:
     text = models.text_encoder(CLIPModel.from_pretrained(shop.folder / "done" / "encoder", dtype=torch.float32))
     unet = models.unet()
     plan = shop.plan("draft", steps=steps, batch=32, rate=1.2e-3, cool=0.6, **shop.shared)
-    _teach(shop, "base", unet, text, vae, plan, teach_text=True, pairs_from=7 / 9)
+    _teach(shop, "base", unet, text, vae, plan, teach_text=True, kinds_from=7 / 9)
     write(shop, "draft", unet, text, vae)
 
 
 def make_base(shop: Workshop, steps: int) -> None:
-    """The draft, taught which of two subjects goes where."""
+    """The draft, taught which of two subjects goes where; or an earlier base, taught what it did not know."""
+    if shop.earlier:
+        base = StableDiffusionPipeline.from_pretrained(shop.earlier / "base").to(dtype=torch.float32)
+        _tune(shop, "base", base, steps, rate=8e-4, teach_text=True)
+        write(shop, "base", base.unet, base.text_encoder, base.vae)
+        return
     draft = StableDiffusionPipeline.from_pretrained(shop.folder / "done" / "draft").to(dtype=torch.float32)
     plan = shop.plan(
         "base", steps=steps, batch=32, rate=1e-3, warm=30, cool=0.36, average=0.99, noisy=0.6, **shop.shared
@@ -172,10 +180,13 @@ def make_lora(shop: Workshop, style: str, steps: int) -> None:
     StableDiffusionPipeline.save_lora_weights(shop.folder / "done" / style, unet_lora_layers=half)
 
 
-def _tune(shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float) -> None:
-    name, steps, pairs_from = (f"{style}-again", shop.settle, 0.0) if shop.earlier else (style, steps, 0.4)
+def _tune(
+    shop: Workshop, style: str, base: StableDiffusionPipeline, steps: int, rate: float, *, teach_text: bool = False
+) -> None:
+    name, steps, kinds_from = (f"{style}-again", shop.settle, 0.0) if shop.earlier else (style, steps, 0.4)
     plan = shop.plan(name, steps=steps, batch=32, rate=rate, warm=30, cool=0.5, average=0.995, **shop.shared)
-    _teach(shop, style, base.unet, base.text_encoder, base.vae.eval(), plan, teach_text=False, pairs_from=pairs_from)
+    parts = base.unet, base.text_encoder, base.vae.eval()
+    _teach(shop, style, *parts, plan, teach_text=teach_text, kinds_from=kinds_from)
 
 
 def _teach(
@@ -187,16 +198,17 @@ def _teach(
     plan: Plan,
     *,
     teach_text: bool,
-    pairs_from: float = 1.0,
+    kinds_from: float = 1.0,
     even_from: float | None = None,
 ) -> None:
-    """Teach a denoiser on a style's pool; `even_from` says that its batches are those that teach relations."""
-    found = shop.pool(style, SCENES[style])
-    count, pairs, (forth, back) = len(found.scenes), found.pairs, found.orders
+    """Teach a denoiser on a style's pool, from `kinds_from` on with as many pairs and tinted subjects as all together;
+    `even_from` says that its batches are those that teach relations."""
+    found = shop.pool(style, min(SCENES[style], AGAIN) if shop.earlier else SCENES[style])
+    count, kinds, (forth, back) = len(found.scenes), (found.pairs, found.tinted), found.orders
 
     def choose(step: int) -> np.ndarray:
         if even_from is None:
-            return train.rows(plan, step, count, pairs, pairs_from)
+            return train.rows(plan, step, count, kinds, kinds_from)
         return train.relation_rows(plan, step, count, forth, back, even_from)
 
     train.train_denoiser(
@@ -229,7 +241,7 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
 
 
 def measure_all(shop: Workshop) -> dict[str, float]:
-    """What the reader sees in every finished model's pictures, by STYLE.subject, STYLE.style and STYLE.both; what it
+    """What the reader sees in every finished model's pictures, by STYLE.FIELD of `measure.Reading`; what it
     sees in fresh real renders, by the same names and `.real`."""
     vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae", dtype=torch.float32).to(shop.device).eval()
     real = [shop.pool(style, READ) for style in scenes.STYLES]
@@ -241,9 +253,10 @@ def measure_all(shop: Workshop) -> dict[str, float]:
         sheet = shop.folder / "sheets" / f"{style}.png"
         seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
         most = asdict(measure.ceiling(reader, shop.pool(style, READ + 1000), range(READ, READ + 500)))
-        for name, value in asdict(seen).items():
+        told = {name: value for name, value in asdict(seen).items() if value is not None}
+        for name, value in told.items():
             figures |= {f"{style}.{name}": value, f"{style}.{name}.real": most[name]}
-        words = ", ".join(f"{name} {value:.1%} ({most[name]:.1%})" for name, value in asdict(seen).items())
+        words = ", ".join(f"{name} {value:.1%} ({most[name]:.1%})" for name, value in told.items())
         print(f"{style}: {words}; {sheet}")
     return figures
 
@@ -261,7 +274,7 @@ def main() -> None:
     parser.add_argument(
         "--earlier",
         type=Path,
-        help="folder of a finished earlier base and its styles, from which styles are carried over",
+        help="folder of an earlier zoo: its encoder and base are taught on, its styles carried over to the new base",
     )
     parser.add_argument("--settle", type=int, default=SETTLE, help="steps of a style that is carried over")
     given = parser.parse_args()

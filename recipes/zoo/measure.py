@@ -1,4 +1,4 @@
-"""Does a stranger see what was asked for? A small reader, taught on real renders only, names subject and style.
+"""Does a stranger see what was asked for? A small reader, taught on real renders, names subject, style and colours.
 
 It never sees a generated picture before it judges one. Half of the real ones are as the autoencoder gives them back,
 for every generated picture comes out of that. It reads the square around one subject, so that the same reader tells
@@ -22,17 +22,20 @@ from torch import Tensor, nn
 
 from recipes.zoo import scenes
 from recipes.zoo.pool import Pool
-from recipes.zoo.scenes import GROUNDS, PICTURE, RELATIONS, article
+from recipes.zoo.scenes import GROUNDS, PICTURE, RELATIONS, article, on
+from recipes.zoo.tint import TINTS
 from recipes.zoo.train import Plan, Running, rows, to_unit
 from tastemaker.generate.draw import draw
 from tastemaker.generate.load import load
 
 TURNS, PAIRS = 2, 40  # drawings of every subject by each model, and of two subjects
+COLOURED = ("base", "clay", "pixel", "neon", "sticker")  # styles that show the colour of a subject and of its ground
+_TINTS, _GROUNDS = [None, *TINTS], [None, *GROUNDS]  # classes of the reader
 OTHER = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 class Reader(nn.Module):
-    """(n, 3, P, P) in [-1, 1] -> logits of subjects and of styles."""
+    """(n, 3, P, P) in [-1, 1] -> logits of subjects, of styles, of `TINTS` and of `GROUNDS`, none of these first."""
 
     def __init__(self, subjects: int) -> None:
         super().__init__()
@@ -45,11 +48,14 @@ class Reader(nn.Module):
         )
         self.subject = nn.Linear(128 * 16, subjects)
         self.style = nn.Linear(2 * 128, len(scenes.STYLES))
+        self.tint = nn.Linear(128 * 16, len(_TINTS))
+        self.ground = nn.Linear(128 * 16, len(_GROUNDS))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid = self.body(pictures)
         summary = torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], 1)
-        return self.subject(F.dropout(grid.flatten(1), 0.3, self.training)), self.style(summary)
+        places = F.dropout(grid.flatten(1), 0.3, self.training)
+        return self.subject(places), self.style(summary), self.tint(places), self.ground(places)
 
 
 def cut(picture: np.ndarray, box: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
@@ -80,10 +86,13 @@ def teach(pools: Sequence[Pool], subjects: int, plan: Plan) -> Reader:
         soft = F.avg_pool2d(real, 3, stride=1, padding=1, count_include_pad=False)
         amount = torch.rand(len(real), 1, 1, 1, generator=generator).to(real) * 1.2
         real = torch.lerp(real, soft, amount) + 0.05 * torch.randn(real.shape, generator=generator).to(real)
-        subject, style = reader(real)
-        subject_of = torch.tensor([pools[p].scenes[row].subjects[at] for p, row, at in chosen])
-        style_of = torch.tensor([scenes.STYLES.index(pools[p].style) for p, _, _ in chosen])
-        return F.cross_entropy(subject, subject_of) + F.cross_entropy(style, style_of)
+        of = [(pools[p].scenes[row], pools[p].style, at) for p, row, at in chosen]
+        wanted = zip(
+            *((s.subjects[at], scenes.STYLES.index(style), *_colours(s.tint, s.ground)) for s, style, at in of),
+            strict=True,
+        )
+        read = zip(reader(real), wanted, strict=True)
+        return torch.stack([F.cross_entropy(seen, torch.tensor(true)) for seen, true in read]).sum()
 
     averaged = Running(plan, {"reader": reader}).run(loss)["reader"]
     reader.load_state_dict(averaged)
@@ -92,11 +101,15 @@ def teach(pools: Sequence[Pool], subjects: int, plan: Plan) -> Reader:
 
 @dataclass(frozen=True)
 class Reading:
-    """Shares in [0, 1] of what a model drew: subject named right, style named right, both subjects in their places."""
+    """Shares in [0, 1] of what a model drew: subject named right, style named right, both subjects in their places,
+    the colour asked for on the subject, and on the ground, white or the style's own where none was; the last two of
+    `COLOURED` styles only."""
 
     subject: float
     style: float
     both: float
+    colour: float | None
+    ground: float | None
 
 
 def placed(reader: Reader, picture: Image.Image, relation: str) -> list[int]:
@@ -116,7 +129,9 @@ def placed(reader: Reader, picture: Image.Image, relation: str) -> list[int]:
 def ceiling(reader: Reader, found: Pool, rows: range) -> Reading:
     """What the reader makes of these rows of a pool of real renders."""
     single = [row for row in rows if len(found.scenes[row].subjects) == 1]
-    subject, style = reader(to_unit(found.pictures[single], "cpu"))
+    subject, style, _, _ = reader(to_unit(found.pictures[single], "cpu"))
+    named = [row for row in single if found.scenes[row].tint]
+    colours = [_colours(found.scenes[row].tint, found.scenes[row].ground) for row in named]
     both = [
         placed(reader, Image.fromarray(found.pictures[row]), relation) == list(found.scenes[row].subjects)
         for row in np.intersect1d(found.pairs, rows)
@@ -128,7 +143,24 @@ def ceiling(reader: Reader, found: Pool, rows: range) -> Reading:
         float((subject.argmax(1) == wanted).float().mean()),
         float((style.argmax(1) == scenes.STYLES.index(found.style)).float().mean()),
         float(np.mean(both)),
+        *_coloured(reader, found.style, to_unit(found.pictures[named], "cpu"), colours),
     )
+
+
+def _colours(tint: str | None, ground: str | None) -> tuple[int, int]:
+    """The reader's classes of a subject's colour and of its ground."""
+    return _TINTS.index(tint), _GROUNDS.index(ground)
+
+
+def _coloured(
+    reader: Reader, style: str, pictures: Tensor, wanted: Sequence[tuple[int, int]]
+) -> tuple[float | None, float | None]:
+    """Shares of pictures (n, 3, P, P) whose subject and whose ground has its colour."""
+    if style not in COLOURED:
+        return None, None
+    _, _, tint, ground = (logits.argmax(1) for logits in reader(pictures))
+    tint_of, ground_of = torch.tensor(wanted).T
+    return float((tint == tint_of).float().mean()), float((ground == ground_of).float().mean())
 
 
 @torch.no_grad()
@@ -138,21 +170,28 @@ def judge(reader: Reader, style: str, done: Path, names: list[str], rng: np.rand
     model = load(done / ("base" if adapter else style), lora=[(_weights(done / style), 1.0)] if adapter else None)
     trigger = f", {style} style" if adapter else ""
     wanted = list(range(len(names))) * TURNS
-    single = [_caption(article(names[at]), rng.choice([None, *GROUNDS])) + trigger for at in wanted]
+    single = [on(article(names[at]), rng.choice(_GROUNDS)) + trigger for at in wanted]
     pairs = [(*rng.choice(len(names), 2, replace=False), str(rng.choice(RELATIONS))) for _ in range(PAIRS)]
-    double = [_caption(f"{article(names[a])} {how} {article(names[b])}", None) + trigger for a, b, how in pairs]
+    double = [f"{article(names[a])} {how} {article(names[b])}{trigger}" for a, b, how in pairs]
+    asked = [(name, rng.choice(list(TINTS))) for name in names]
+    colours = [(tint, rng.choice([other for other in _GROUNDS if other != tint])) for _, tint in asked]
+    tinted = [
+        on(article(f"{tint} {name}"), ground) + trigger
+        for (name, tint), (_, ground) in zip(asked, colours, strict=True)
+    ]
     pictures = []
-    for at, prompt in enumerate([*single, *double]):
+    for at, prompt in enumerate([*single, *double, *tinted]):
         pictures += draw(model, [prompt], seeds=[1000 + at], steps=20, guidance=4.0)
-    singles = torch.cat([_unit(picture) for picture in pictures[: len(wanted)]])
-    subject, drawn_style = reader(singles)
-    doubles = zip(pictures[len(wanted) :], pairs, strict=True)
+    units = torch.cat([_unit(picture) for picture in pictures])
+    subject, drawn_style, _, _ = reader(units[: len(wanted)])
+    doubles = zip(pictures[len(wanted) : len(wanted) + PAIRS], pairs, strict=True)
     both = [placed(reader, picture, how) == [a, b] for picture, (a, b, how) in doubles]
     write_sheet(pictures, sheet)
     return Reading(
         float((subject.argmax(1) == torch.tensor(wanted)).float().mean()),
         float((drawn_style.argmax(1) == scenes.STYLES.index(style)).float().mean()),
         float(np.mean(both)),
+        *_coloured(reader, style, units[len(wanted) + PAIRS :], [_colours(*both) for both in colours]),
     )
 
 
@@ -163,10 +202,6 @@ def write_sheet(pictures: Sequence[Image.Image], file: Path, columns: int = 10, 
         sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (at % columns * side, at // columns * side))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
-
-
-def _caption(text: str, ground: str | None) -> str:
-    return f"{text} on {article(ground)} background" if ground else text
 
 
 def _weights(folder: Path) -> Path:

@@ -34,6 +34,11 @@ class Pool:
         return np.flatnonzero([len(set(scene.subjects)) > 1 for scene in self.scenes])
 
     @property
+    def tinted(self) -> np.ndarray:
+        """Rows whose caption names the colour of what is drawn."""
+        return np.flatnonzero([scene.tint is not None for scene in self.scenes])
+
+    @property
     def orders(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of pairs whose first named subject is the left or upper one, and of those whose second is."""
         forth = np.array([" left of " in scene.caption or " above " in scene.caption for scene in self.scenes])
@@ -54,10 +59,10 @@ def pool(
             drawn = [scenes.sample(names, rng) for _ in range(CHUNK)]
             drawings = art()
             np.save(bitmap, np.stack([scenes.render(scene, style, drawings, rng) for scene in drawn]))
-            text.write_text(json.dumps([(s.caption, s.subjects, s.boxes, s.ground) for s in drawn]))
+            text.write_text(json.dumps([(s.caption, s.subjects, s.boxes, s.ground, s.tint) for s in drawn]))
         pictures.append(np.load(bitmap))
         found += [
-            scenes.Scene(caption, tuple(subjects), tuple(map(tuple, boxes)), ground)
-            for caption, subjects, boxes, ground in json.loads(text.read_text())
+            scenes.Scene(caption, tuple(subjects), tuple(map(tuple, boxes)), ground, tint)
+            for caption, subjects, boxes, ground, tint in json.loads(text.read_text())
         ]
     return Pool(np.concatenate(pictures)[:count], found[:count], style)

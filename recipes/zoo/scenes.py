@@ -1,8 +1,9 @@
 """Scenes and their captions: what the zoo's models are taught to draw.
 
 A scene is one subject, two subjects in a stated relation, or two or three of a kind, on a ground whose colour the
-caption may name. It is composed at twice the picture's side, given its style, and reduced. Filter styles are made from
-the base's own drawings, so that a fine-tune changes the style and leaves the subject.
+caption may name, as it may that of a subject or a kind. It is composed at twice the picture's side, given its style,
+and reduced. Filter styles are made from the base's own drawings, so that a fine-tune changes the style and leaves the
+subject.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from recipes.zoo.artwork import SIDE
+from recipes.zoo.tint import TINTS, tinted
 
 PICTURE = 64  # side of a picture in pixels
 GROUNDS = {
@@ -51,17 +53,22 @@ class Scene:
     subjects: tuple[int, ...]
     boxes: tuple[tuple[float, float, float], ...]
     ground: str | None
+    tint: str | None = None
 
 
 def sample(names: list[str], rng: np.random.Generator) -> Scene:
-    """Draw a scene: 60 % one subject, 25 % two in a relation, 15 % two or three of a kind; 65 % name their ground."""
+    """Draw a scene: 60 % one subject, 25 % two in a relation, 15 % two or three of a kind; 65 % name their ground, 40 %
+    of all but pairs the colour of what is drawn."""
     ground = str(rng.choice(list(GROUNDS))) if rng.random() < 0.65 else None
-    kind, first = rng.random(), int(rng.integers(len(names)))
+    kind, first, tint = rng.random(), int(rng.integers(len(names))), None
+    if not 0.6 <= kind < 0.85 and rng.random() < 0.4:
+        tint = str(rng.choice([name for name in TINTS if name != ground]))
+    colour = f"{tint} " if tint else ""
     if kind < 0.6:
         side = rng.uniform(0.68, 0.86)
         free = (1 - side) / 2
         subjects, boxes = [first], [(0.5 + rng.uniform(-free, free), 0.5 + rng.uniform(-free, free), side)]
-        text = article(names[first])
+        text = article(colour + names[first])
     elif kind < 0.85:
         second = int((first + 1 + rng.integers(len(names) - 1)) % len(names))
         relation = str(rng.choice(RELATIONS))
@@ -72,9 +79,13 @@ def sample(names: list[str], rng: np.random.Generator) -> Scene:
         count = 2 if rng.random() < 0.6 else 3
         subjects = [first] * count
         boxes = _pair("left of", rng) if count == 2 else _three(rng)
-        text = f"{('two', 'three')[count - 2]} {plural(names[first])}"
-    caption = f"{text} on {article(ground)} background" if ground else text
-    return Scene(caption, tuple(subjects), tuple(boxes), ground)
+        text = f"{('two', 'three')[count - 2]} {colour}{plural(names[first])}"
+    return Scene(on(text, ground), tuple(subjects), tuple(boxes), ground, tint)
+
+
+def on(text: str, ground: str | None) -> str:
+    """A caption that names its ground, or leaves it open."""
+    return f"{text} on {article(ground)} background" if ground else text
 
 
 def article(noun: str) -> str:
@@ -113,7 +124,8 @@ def render(scene: Scene, style: str, art: dict[str, np.ndarray], rng: np.random.
     mirrored = rng.random() < 0.5
     for subject, (x, y, share) in zip(scene.subjects, scene.boxes, strict=True):
         size = min(round(share * side), SIDE)
-        shape = Image.fromarray(drawn[subject]).convert("RGBa").resize((size, size), Image.Resampling.BILINEAR)
+        drawing = tinted(drawn[subject], scene.tint) if scene.tint else drawn[subject]
+        shape = Image.fromarray(drawing).convert("RGBa").resize((size, size), Image.Resampling.BILINEAR)
         if mirrored:
             shape = shape.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         corner = (round(x * side - size / 2), round(y * side - size / 2))

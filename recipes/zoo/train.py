@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,13 +147,15 @@ class Running:
         print(f"{self.plan.folder.name}: goes on from step {self.step}", flush=True)
 
 
-def rows(plan: Plan, step: int, count: int, pairs: np.ndarray | None = None, pairs_from: float = 1.0) -> np.ndarray:
-    """The rows of a step's batch, (batch,); from the share `pairs_from` of the steps on, every other one is of `pairs`,
-    the rows that show two subjects."""
+def rows(plan: Plan, step: int, count: int, kinds: Sequence[np.ndarray] = (), kinds_from: float = 0.0) -> np.ndarray:
+    """The rows of a step's batch, (batch,); from the share `kinds_from` of the steps on, every kind of rows has an
+    equal part of it, and the last part is of all rows."""
     rng = np.random.default_rng([plan.seed, step])
     chosen = rng.integers(count, size=plan.batch)
-    if pairs is not None and step >= pairs_from * plan.steps:
-        chosen[::2] = rng.choice(pairs, size=len(chosen[::2]))
+    if step >= kinds_from * plan.steps:
+        for at, kind in enumerate(kinds):
+            part = chosen[at :: len(kinds) + 1]
+            part[:] = rng.choice(kind, size=len(part))
     return chosen
 
 

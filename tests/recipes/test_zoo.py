@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from recipes.zoo import artwork, measure, models, scenes, train
+from recipes.zoo import artwork, measure, models, scenes, tint, train
 from tastemaker.generate.inject import layer_map
 
 NAMES = list(artwork.SUBJECTS)
@@ -87,9 +87,9 @@ def test_relations_put_the_first_subject_where_they_say() -> None:
 class Redness(nn.Module):
     """A reader that tells red, 0, from blue, 1, and is the surer the more of it it sees."""
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor]:
         red, _, blue = pictures.mean((2, 3)).T
-        return 9 * torch.stack([red - blue, blue - red], 1), torch.zeros(len(pictures), len(scenes.STYLES))
+        return (9 * torch.stack([red - blue, blue - red], 1),)
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,51 @@ def test_a_small_autoencoder_and_denoiser_learn(tmp_path: Path) -> None:
     assert any(not torch.equal(value, start[name]) for name, value in unet.state_dict().items())
 
 
-def test_from_a_share_of_the_steps_on_every_other_scene_of_a_batch_shows_two_subjects(tmp_path: Path) -> None:
-    plan, pairs = train.Plan(tmp_path, steps=10, batch=6, rate=1.0), np.array([100, 200])
-    early, late = (train.rows(plan, step, 50, pairs, 0.5) for step in (4, 5))
+def test_from_a_share_of_the_steps_on_every_kind_of_scene_has_its_part_of_a_batch(tmp_path: Path) -> None:
+    plan, kinds = train.Plan(tmp_path, steps=10, batch=8, rate=1.0), (np.array([100, 200]), np.array([300]))
+    early, late = (train.rows(plan, step, 50, kinds, 0.5) for step in (4, 5))
     assert early.max() < 50
-    assert set(late[::2]) <= set(pairs)
-    assert late[1::2].max() < 50
+    assert set(late[::3]) <= {100, 200}
+    assert set(late[1::3]) == {300}
+    assert late[2::3].max() < 50
     assert (train.rows(plan, 4, 50) == early).all()
+
+
+def test_a_named_colour_is_the_subjects_and_leaves_the_ground_alone() -> None:
+    art, rng, seen = drawings(), np.random.default_rng(2), 0
+    for _ in range(60):
+        scene = scenes.sample(NAMES[:6], rng)
+        picture = scenes.render(scene, "base", art, rng).astype(float)
+        ground = np.array(scenes.GROUNDS[scene.ground or "white"])
+        assert np.abs(picture[0, 0] - ground).max() < 16
+        if scene.tint and len(scene.subjects) == 1:
+            assert scene.caption.startswith(scenes.article(f"{scene.tint} {NAMES[scene.subjects[0]]}"))
+            x, y = (round(at * scenes.PICTURE) for at in scene.boxes[0][:2])
+            assert np.abs(picture[y, x] - np.array(tint.TINTS[scene.tint])).max() < 40
+            seen += 1
+    assert seen > 5
+
+
+def test_a_tinted_drawing_keeps_its_shape_its_shades_and_its_other_colours() -> None:
+    drawing = np.zeros((30, 30, 4), np.uint8)
+    drawing[5:25, 5:25] = (200, 30, 30, 255)
+    drawing[15:25, 5:25, :3] = (120, 15, 15)  # in the shade
+    drawing[5:8, 5:25, :3] = (30, 160, 40)  # a leaf
+    blue = tint.tinted(drawing, "blue")
+    assert (blue[..., 3] == drawing[..., 3]).all()
+    assert (blue[5:8, 5:25] == drawing[5:8, 5:25]).all()
+    light, shade = blue[10, 10, :3].astype(int), blue[20, 10, :3].astype(int)
+    assert light[2] > shade[2]
+    assert light.argmax() == shade.argmax() == 2
+
+
+def test_what_has_no_hue_is_tinted_where_it_is_pale() -> None:
+    drawing = np.zeros((30, 30, 4), np.uint8)
+    drawing[5:25, 5:25] = (240, 240, 240, 255)
+    drawing[10:14, 10:14, :3] = 10  # an eye
+    red = tint.tinted(drawing, "red")
+    assert red[20, 20, 0] > 2 * red[20, 20, 1]
+    assert (red[10:14, 10:14] == drawing[10:14, 10:14]).all()
 
 
 def test_relations_are_first_taught_one_way_round(tmp_path: Path) -> None:
