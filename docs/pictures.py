@@ -33,6 +33,10 @@ def draw(folder: Path) -> None:
     run("grid", prompts, "--models", "zoo/base", "zoo/ink", "zoo/neon", "--out", folder / "book")
     shutil.copy(folder / "book" / "sheet.png", OUT / "tutorial_loop.png")
 
+    prompts.write_text("a red apple\na blue apple\na green cat on a yellow background\n", encoding="utf-8")
+    run("grid", prompts, "--models", "zoo/*", "--out", folder / "colours")
+    shutil.copy(folder / "colours" / "sheet.png", OUT / "colours.png")
+
     cases = (
         ("a cat", "3", ("zoo/ink", "zoo/neon"), "tutorial_cocktail.png"),
         ("a panda on a red background", "3", STYLES, "mix.png"),

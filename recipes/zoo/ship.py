@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipes.zoo.artwork import PACKAGES
-from recipes.zoo.scenes import LORAS, PICTURE
+from recipes.zoo.scenes import GROUNDS, LORAS, PICTURE
+from recipes.zoo.tint import TINTS
 from tastemaker.generate.draw import draw
 from tastemaker.generate.load import load
 from tastemaker.generate.zoo import ROOT, Card, Example
@@ -17,7 +18,7 @@ ENCODER = ROOT.parent / "zoo_encoder"
 STEPS, GUIDANCE = 20, 4.0
 EXAMPLES = (  # the same for every model: `tastemaker mix` learns from them what a style looks like
     "a cat", "a rocket on a blue background", "a dog left of an apple", "a panda on a red background",
-    "three hearts", "a pizza on a green background", "a house", "a mushroom on a yellow background",
+    "three purple hearts", "a pizza on a green background", "a blue house", "a mushroom on a yellow background",
     "a fox above a balloon", "a crown on a purple background", "a penguin", "a sunflower on a black background",
 )  # fmt: skip
 COVER = 8  # the example that stands for the model
@@ -62,6 +63,8 @@ def ship(done: Path, names: list[str]) -> None:
             data=(
                 f"{art.name} {art.version}: {art.maker}, {art.licence}",
                 f"{len(names)} subjects: {', '.join(names)}",
+                f"{len(TINTS)} colours of subjects: {', '.join(TINTS)}",
+                f"{len(GROUNDS)} colours of grounds: {', '.join(GROUNDS)}",
             ),
             trigger=trigger,
             size=PICTURE,
