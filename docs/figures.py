@@ -123,9 +123,10 @@ SECTIONS: Mapping[str, Section] = {
     "recipes.zoo": Section(
         "How well the embedded models draw",
         "Shares of pictures in which a classifier, taught on renders of the artwork only, names the subject, the "
-        "style, and both of two subjects in their places. [Making pictures](generate.md).",
+        "style, both of two subjects in their places, the colour that was asked for, and the ground. "
+        "[Making pictures](generate.md).",
         "python -m recipes.zoo measure",
-        (("", ("subject", "style", "both")),),
+        (("", ("subject", "style", "both", "colour", "ground")),),
     ),
     "bench.factors": Section(
         "Training and top-k against implicit",

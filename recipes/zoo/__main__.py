@@ -72,6 +72,15 @@ class Workshop:
         return train.load_file(file)["latents"] * vae.config.scaling_factor
 
 
+    def decoded(self, vae: AutoencoderKL, found: Pool) -> Pool:
+        """A pool as the autoencoder gives it back, kept on disk."""
+        file = self.folder / "decoded" / f"{found.style}-{len(found.scenes)}.npy"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            np.save(file, train.decoded(vae, found.pictures, self.device))
+        return replace(found, pictures=np.load(file))
+
+
 def make_vae(shop: Workshop, steps: int) -> None:
     vae = models.vae()
     pictures = [shop.pool(style, 2000).pictures for style in scenes.STYLES]
@@ -245,8 +254,8 @@ def measure_all(shop: Workshop) -> dict[str, float]:
     sees in fresh real renders, by the same names and `.real`."""
     vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae", dtype=torch.float32).to(shop.device).eval()
     real = [shop.pool(style, READ) for style in scenes.STYLES]
-    back = [replace(found, pictures=train.decoded(vae, found.pictures, shop.device)) for found in real]
-    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=5000, batch=64, rate=2e-3))
+    back = [shop.decoded(vae, found) for found in real]
+    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=10000, batch=64, rate=2e-3))
     figures = {}
     for style in scenes.STYLES:
         rng = np.random.default_rng(shop.seed)

@@ -39,8 +39,7 @@ def ship(done: Path, names: list[str]) -> None:
     """Copy models, adapters and the encoder, and draw the examples with what was copied."""
     for style, title in TITLES.items():
         source, target = done / style, ROOT / style
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target)
+        copy(source, target)
         adapter = style in LORAS
         art = PACKAGES[ART.get(style, "noto")]
         trigger = (f"{style} style",) if adapter else ()
@@ -73,5 +72,14 @@ def ship(done: Path, names: list[str]) -> None:
             examples=tuple(examples),
         )
         (target / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(ENCODER, ignore_errors=True)
-    shutil.copytree(done / "encoder", ENCODER)
+    copy(done / "encoder", ENCODER)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a folder in the place of another; configs forget where on this machine they lay."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    for file in target.rglob("config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if settings.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

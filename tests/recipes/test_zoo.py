@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from recipes.zoo import artwork, measure, models, scenes, tint, train
+from recipes.zoo import artwork, measure, models, scenes, ship, tint, train
 from tastemaker.generate.inject import layer_map
 
 NAMES = list(artwork.SUBJECTS)
@@ -232,3 +232,15 @@ def test_processes_that_share_a_batch_learn_what_one_would(tmp_path: Path) -> No
     for name, value in alone.items():
         assert torch.allclose(value, shared[name], atol=1e-6)
         assert torch.equal(shared[name], again[name])
+
+
+def test_what_ships_forgets_where_it_was_made(tmp_path: Path) -> None:
+    unet = models.unet()
+    unet.register_to_config(_name_or_path=str(tmp_path))
+    unet.save_pretrained(tmp_path / "made" / "unet")
+    ship.copy(tmp_path / "made", tmp_path / "shipped")
+    assert str(tmp_path) in (tmp_path / "made" / "unet" / "config.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "shipped" / "unet" / "config.json").read_text()
+    assert type(unet).from_pretrained(tmp_path / "shipped" / "unet").config.block_out_channels
+    for file in ship.ROOT.rglob("config.json"):
+        assert "_name_or_path" not in file.read_text(), file
