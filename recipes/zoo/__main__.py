@@ -71,7 +71,6 @@ class Workshop:
             train.save_file({"latents": train.encode(vae.to(self.device), found.pictures, self.device)}, file)
         return train.load_file(file)["latents"] * vae.config.scaling_factor
 
-
     def decoded(self, vae: AutoencoderKL, found: Pool) -> Pool:
         """A pool as the autoencoder gives it back, kept on disk."""
         file = self.folder / "decoded" / f"{found.style}-{len(found.scenes)}.npy"
@@ -250,18 +249,20 @@ def make(shop: Workshop, stage: str, steps: int) -> None:
 
 
 def measure_all(shop: Workshop) -> dict[str, float]:
-    """What the reader sees in every finished model's pictures, by STYLE.FIELD of `measure.Reading`; what it
+    """What the readers see in every finished model's pictures, by STYLE.FIELD of `measure.Reading`; what it
     sees in fresh real renders, by the same names and `.real`."""
     vae = AutoencoderKL.from_pretrained(shop.folder / "done" / "vae", dtype=torch.float32).to(shop.device).eval()
     real = [shop.pool(style, READ) for style in scenes.STYLES]
     back = [shop.decoded(vae, found) for found in real]
-    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=10000, batch=64, rate=2e-3))
+    reader = measure.teach([*real, *back], len(shop.names), shop.plan("reader", steps=5000, batch=64, rate=2e-3))
+    shown = [found for found in (*real, *back) if found.style in measure.COLOURED]
+    colours = measure.teach_colours(shown, shop.plan("colours", steps=5000, batch=64, rate=2e-3))
     figures = {}
     for style in scenes.STYLES:
         rng = np.random.default_rng(shop.seed)
         sheet = shop.folder / "sheets" / f"{style}.png"
-        seen = measure.judge(reader, style, shop.folder / "done", shop.names, rng, sheet)
-        most = asdict(measure.ceiling(reader, shop.pool(style, READ + 1000), range(READ, READ + 500)))
+        seen = measure.judge(reader, colours, style, shop.folder / "done", shop.names, rng, sheet)
+        most = asdict(measure.ceiling(reader, colours, shop.pool(style, READ + 1000), range(READ, READ + 500)))
         told = {name: value for name, value in asdict(seen).items() if value is not None}
         for name, value in told.items():
             figures |= {f"{style}.{name}": value, f"{style}.{name}.real": most[name]}

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from recipes.zoo import artwork, measure, models, scenes, ship, tint, train
+from recipes.zoo.pool import Pool
 from tastemaker.generate.inject import layer_map
 
 NAMES = list(artwork.SUBJECTS)
@@ -101,6 +102,46 @@ def test_two_subjects_are_read_each_in_its_half(relation: str, red: tuple[int, i
     for channel, (x, y) in ((0, red), (2, blue)):
         picture[y : y + 24, x : x + 24, channel] = 255
     assert measure.placed(Redness(), Image.fromarray(picture), relation) == [0, 1]  # type: ignore[arg-type]
+
+
+class Asked(nn.Module):
+    """A reader of colours that sees these classes in turn."""
+
+    def __init__(self, tints: list[str], grounds: list[str]) -> None:
+        super().__init__()
+        names = (tints, list(tint.TINTS)), (grounds, [*scenes.GROUNDS, "own"])
+        self.logits = tuple(
+            torch.tensor([[float(name == other) for other in among] for name in seen]) for seen, among in names
+        )
+
+    def forward(self, _: Tensor) -> tuple[Tensor, ...]:
+        return self.logits
+
+
+def test_a_bare_ground_is_read_as_its_style_paints_it() -> None:
+    asked = [("red", None), ("blue", "green"), ("red", "white")]
+    pictures = torch.zeros(3, 3, scenes.PICTURE, scenes.PICTURE)
+    seen = Asked(["red", "blue", "blue"], ["white", "green", "white"])
+    assert measure._coloured(seen, "base", pictures, asked) == pytest.approx((2 / 3, 1))  # type: ignore[arg-type]
+    assert measure._coloured(seen, "clay", pictures, asked) == pytest.approx((2 / 3, 2 / 3))  # type: ignore[arg-type]
+    assert measure._coloured(seen, "ink", pictures, asked) == (None, None)  # type: ignore[arg-type]
+
+
+def test_readers_learn_what_is_shown(tmp_path: Path) -> None:
+    art, rng = drawings(3), np.random.default_rng(0)
+    drawn = [scenes.sample(NAMES[:3], rng) for _ in range(40)]
+    shown = [
+        Pool(np.stack([scenes.render(scene, style, art, rng) for scene in drawn]), drawn, style)
+        for style in ("base", "neon")
+    ]
+    plan = train.Plan(tmp_path / "reader", steps=60, batch=16, rate=2e-3)
+    reader = measure.teach(shown, 3, plan)
+    colours = measure.teach_colours(shown, replace(plan, folder=tmp_path / "colours"))
+    for found in shown:
+        told = measure.ceiling(reader, colours, found, range(40))
+        assert told.style > 0.9
+        assert told.ground is not None
+        assert told.ground > 0.3  # of ten
 
 
 def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
