@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
 from statistics import mean
 
 from recipes.injection import defences, elsewhere, gowalla, synthetic
@@ -11,6 +12,10 @@ from recipes.injection.victims import Victim
 Figures = Mapping[str, float]
 PLACES = {"synthetic": "the synthetic world", "movielens": "MovieLens", "gallery": "the gallery"}
 EQUAL = ", 41 clicks"  # how labels of attacks end that keep this budget
+CHANCE = (
+    "*Alike*: two shares of so many people may differ by chance as much (95%, people as independent draws; another "
+    "attacker's seed moves them too)."
+)
 
 
 def short(figures: Figures) -> list[str]:
@@ -51,30 +56,36 @@ def exactness(figures: Figures) -> str:
     for one, other, both in pairs:
         names = (gowalla.ATTACKS[name].label.removesuffix(EQUAL) for name in (one, other))
         each = [f"{both[victim][0]:.3f} / {both[victim][1]:.3f}" if victim in both else "–" for victim in seen]
-        wins = sum(exact > cheaper for exact, cheaper in both.values())
-        rows.append([" / ".join(names), *each, f"{wins} of {len(both)}"])
-    heads = ["exact / approximation", *(gowalla.VICTIMS[victim].label for victim in seen), "exact reaches more"]
-    return f"**Does the exact gradient pay?** The same people and targets, 41 clicks each.\n\n{_table(heads, rows)}"
+        verdicts = [_more(*pair, figures["gowalla.people"]) for pair in both.values()]
+        rows.append([" / ".join(names), *each, _counted(verdicts)])
+    heads = ["exact / approximation", *(gowalla.VICTIMS[victim].label for victim in seen), "exact reaches"]
+    return (
+        "**Does the exact gradient pay?** The same people, targets and loop, 41 clicks each. "
+        f"{CHANCE}\n\n{_table(heads, rows)}"
+    )
 
 
 def rules(figures: Figures) -> str:
-    """How often `ours` reaches more than every rule of thumb, over targets and victims."""
-    places = {"Gowalla": [f"gowalla.{targets.replace(' ', '_')}" for targets in gowalla.TARGETS]}
-    tried = (key.split(".") for key in figures if key.startswith("elsewhere."))
-    places["MovieLens and the gallery"] = sorted({".".join(words[:3]) for words in tried})
+    """How often `ours` reaches more than the best rule of thumb, over targets and victims."""
+    places = {"gowalla": "Gowalla", "elsewhere.movielens": "MovieLens", "elsewhere.gallery": "the gallery"}
     victims: dict[str, Victim] = {**gowalla.VICTIMS, **elsewhere.VICTIMS}
-    told = []
-    for label, starts in places.items():
-        won = []
-        for start in starts:
+    rows = []
+    for place, label in places.items():
+        found = (key.removeprefix(f"{place}.") for key in figures if key.startswith(f"{place}."))
+        verdicts = []
+        for start in (f"{place}.{targets}" for targets in dict.fromkeys(key.split(".")[0] for key in found)):
             for victim in victims:
                 ours = figures.get(f"{start}.ours.{victim}.hit")
                 met = [figures[key] for rule in gowalla.RULES if (key := f"{start}.{rule}.{victim}.hit") in figures]
-                won += [ours > max(met)] if ours is not None and met else []
-        told += [f"{sum(won)} of {len(won)} pairs of targets and recommender on {label}"] if won else []
-    if not told:
+                if ours is not None and met:
+                    verdicts.append(_more(ours, max(met), figures[f"{place}.people"]))
+        rows += [[label, str(len(verdicts)), _counted(verdicts)]] if verdicts else []
+    if not rows:
         return ""
-    return f"**Learned, or by a rule of thumb?** `ours` reaches more than every rule it met in {' and '.join(told)}."
+    return (
+        "**Learned, or by a rule of thumb?** `ours` against the best rule that the same recommender met. "
+        f"{CHANCE}\n\n{_table(['where', 'pairs of targets and recommender', '`ours` reaches'], rows, left=(0, 2))}"
+    )
 
 
 def other_seeds(figures: Figures) -> str:
@@ -116,6 +127,17 @@ def _stopped(figures: Figures) -> Iterator[list[str]]:
             else:
                 paid = figures[f"{start}none.{best}.accuracy_change"]
                 yield [*row, defences.LABELS[best], f"{ways[best]:.3f}", f"{paid:+.4f}"]
+
+
+def _more(one: float, other: float, people: float) -> str:
+    """Whether one share of people is the larger, as a word; two shares of the same people vary less than assumed."""
+    spread = 1.96 * sqrt((one * (1 - one) + other * (1 - other)) / people)
+    return "alike" if abs(one - other) <= spread else "more" if one > other else "less"
+
+
+def _counted(verdicts: Sequence[str]) -> str:
+    """Such as: more in 2, alike in 1."""
+    return ", ".join(f"{word} in {verdicts.count(word)}" for word in ("more", "less", "alike") if word in verdicts)
 
 
 def _head(figures: Figures, attack: str, victim: str) -> float | None:

@@ -114,12 +114,13 @@ class Study:
         return self.keep.fakes(unit, make)
 
     def history(self, targets: str, attack: str) -> Numbers | None:
-        """Of kept or made fakes: clicks each; of learned ones also the surrogate's hit rate at the start, at best, in
-        which round, at the end."""
+        """Of kept or made fakes: clicks each, and the share of the targets that each clicks; of learned ones also the
+        surrogate's hit rate at the start, at best, in which round, at the end."""
         fakes = self.fakes(targets, attack)
         if fakes is None:
             return None
         found = {"clicks": mean(len(profile) for profile in fakes.profiles)}
+        found["targets"] = mean(float(np.isin(fakes.targets, profile).mean()) for profile in fakes.profiles)
         if fakes.history:
             rates = [one.hit_rate for one in fakes.history]
             best = int(np.argmax(rates))
@@ -198,8 +199,9 @@ class Study:
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def figures(self, plan: Sequence[Step]) -> Numbers:
-        """What has been run: means over seeds as targets.attack.victim.metric; `history` under white_box"""
-        found: Numbers = {}
+        """What has been run: means over seeds as targets.attack.victim.metric; `history` under white_box; people: of
+        whom hit rates are shares."""
+        found: Numbers = {"people": float(len(self.test.users))}
         for targets, attack in dict.fromkeys((targets, attack) for targets, attack, _ in plan if attack != "clean"):
             seen = self.history(targets, attack)
             if seen is not None:
@@ -226,16 +228,20 @@ class Study:
         rows = list(dict.fromkeys(attack for attack, _ in run))
         columns = [victim for victim in self.victims if any(victim == one for _, one in run)]
         lines = [
-            "| attack | clicks each | " + " | ".join(self.victims[name].label for name in columns) + " |",
-            "| --- |" + " ---: |" * (1 + len(columns)),
+            "| attack | clicks each | targets clicked | "
+            + " | ".join(self.victims[name].label for name in columns)
+            + " |",
+            "| --- |" + " ---: |" * (2 + len(columns)),
         ]
         for attack in rows:
             prefix = f"{stem}.{attack}"
             cells = [figures.get(f"{prefix}.{victim}.{metric}") for victim in columns]
-            label, each = "none", "–"
+            label, each, share = "none", "–", "–"
             if attack != "clean":
-                label, each = self.attacks[attack].label, f"{figures[f'{prefix}.white_box.clicks']:.1f}"
-            lines.append(f"| {label} | {each} | " + " | ".join(map(_number, cells)) + " |")
+                label = self.attacks[attack].label
+                each = f"{figures[f'{prefix}.white_box.clicks']:.1f}"
+                share = f"{figures[f'{prefix}.white_box.targets']:.0%}"
+            lines.append(f"| {label} | {each} | {share} | " + " | ".join(map(_number, cells)) + " |")
         return "\n".join(lines)
 
     def contest(self, figures: Numbers, targets: str, metric: str = "hit") -> str:

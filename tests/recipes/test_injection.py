@@ -164,7 +164,9 @@ def test_a_study_runs_its_plan_and_tells_what_is_missing(tmp_path: Path) -> None
     assert figures["item.random.white_box.clicks"] == 6
     assert not any(name.startswith("item.learned") for name in figures)
     table = blind.table(plan, figures, "item")
-    assert f"| random | 6.0 | {figures['item.random.wmf.hit']:.3f} |" in table
+    assert figures["item.random.white_box.targets"] == 1
+    assert figures["people"] == len(here.test.users)
+    assert f"| random | 6.0 | 100% | {figures['item.random.wmf.hit']:.3f} |" in table
     assert "learned" not in table
     said.clear()
     here.run(plan[:4])
@@ -339,11 +341,13 @@ def test_a_gowalla_folder_without_its_files_is_refused(tmp_path: Path) -> None:
 def test_the_page_in_short_says_what_the_figures_say_and_nothing_without_them() -> None:
     assert short({}) == []
     head = {"clean.wmf": 0.10, "paper_41.wmf": 0.13, "truncated_41.wmf": 0.12, "random.wmf": 0.11, "ours.wmf": 0.12}
-    figures = {f"gowalla.head.{name}.hit": value for name, value in head.items()}
+    figures = {f"gowalla.head.{name}.hit": value for name, value in head.items()} | {"gowalla.people": 10_000.0}
     reach, exact, rules = short(figures)
     assert "| WRMF-SGD | 0.100 | 0.130 | paper |" in reach
-    assert "| paper / last epoch only | 0.130 / 0.120 | 1 of 1 |" in exact
-    assert "1 of 1 pairs of targets and recommender on Gowalla." in rules
+    assert "| paper / last epoch only | 0.130 / 0.120 | more in 1 |" in exact
+    assert "| Gowalla | 1 | more in 1 |" in rules
+    _, few, _ = short(figures | {"gowalla.people": 1_000.0})
+    assert "| paper / last epoch only | 0.130 / 0.120 | alike in 1 |" in few
 
     rates = {"ours.none.hit_rate_before": 0.05, "ours.none.hit_rate": 0.5, "ours.cap.hit_rate": 0.2}
     drilled = {f"defences.movielens.outcomes.factors.{key}": value for key, value in rates.items()}
