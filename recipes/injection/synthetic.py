@@ -40,6 +40,7 @@ BUDGET = Budget(users=100, clicks=12)
 ATTACKS: dict[str, Attack] = {
     "notebook": Learned("notebook: 100 of 100 steps", SURROGATE, NOTEBOOK),
     "ours": Learned("ours, 12 clicks", SHORT, Loop()),
+    "ours_2": Learned("ours, two surrogates a round, 12 clicks", SHORT, Loop(seeds=2)),
     "notebook_10": Learned("notebook, 10 of 100 steps", SHORT, NOTEBOOK),
     "fresh_10": Learned(
         "fresh seeds, 10 of 100 steps", SHORT, replace(NOTEBOOK, fresh_seeds=True, random_start=True, judge_last=True)
@@ -58,6 +59,7 @@ VICTIMS = {
 }
 DATA_SEEDS = (1, 2, 3)
 RARE = 0  # data of this seed
+ATTACKERS = 3  # seeds of the notebook's attack
 
 
 def study(data_seed: int, keep: Keep, seed: int, rounds: int) -> Study:
@@ -80,11 +82,23 @@ def run(*, data: Path | None, quick: bool, seed: int, keep: Keep) -> tuple[Numbe
             here.run(steps)
             found = here.figures(steps)
             figures |= {f"data{data_seed}.{name.removeprefix('item.')}": value for name, value in found.items()}
-    text = page(figures, attacks, seeds, rounds)
     if quick:
-        return figures, text
+        return figures, page(figures, attacks, seeds, rounds)
+    for data_seed, here in studies.items():
+        figures |= {f"data{data_seed}.{name}": value for name, value in other_attackers(here).items()}
     more, table = rare(study(RARE, keep, seed, rounds))
-    return figures | more, f"{text}\n\n{table}"
+    return figures | more, f"{page(figures, attacks, seeds, rounds)}\n\n{table}"
+
+
+def other_attackers(here: Study) -> Numbers:
+    """The notebook's attack from other seeds, judged on the same model from seeds of its own."""
+    steps, figures = [("item", "notebook", "wmf")], Numbers()
+    for number in range(1, ATTACKERS):
+        other = replace(here, seed=here.seed + number)
+        other.run(steps)
+        found = {name.removeprefix("item."): value for name, value in other.figures(steps).items()}
+        figures |= {f"attacker{number}.{name}": value for name, value in found.items()}
+    return figures
 
 
 def rare(here: Study) -> tuple[Numbers, str]:
@@ -129,25 +143,36 @@ def claims(figures: Numbers, seeds: tuple[int, ...]) -> str:
         found = [figures.get(f"data{seed}.{name}") for seed in seeds]
         return [one for one in found if one is not None] if None not in found else []
 
-    best, clean, after = values("notebook.white_box.best"), values("clean.wmf.hit"), values("notebook.wmf.hit")
-    before, now = values("clean.wmf.recall"), values("notebook.wmf.recall")
+    runs = ["notebook", *(f"attacker{number}.notebook" for number in range(1, ATTACKERS))]
+    best, after = ([values(f"{run}.{name}") for run in runs] for name in ("white_box.best", "wmf.hit"))
+    clean, before, now = values("clean.wmf.hit"), values("clean.wmf.recall"), values("notebook.wmf.recall")
     lines = []
-    if best and clean:
-        reached = min(best) >= 0.5 and max(clean) <= 0.06
-        lines.append(
-            f"- White box at least 0.5 from at most 0.06 without fakes, on every world: {'yes' if reached else 'no'} "
-            f"(lowest {min(best):.3f}, highest before {max(clean):.3f})."
-        )
+    if clean and all(best) and all(after):
+        reached = [one for run in best for one in run]
+        each = "; ".join(" / ".join(f"{run[world]:.3f}" for run in best) for world in range(len(clean)))
+        tops = [max(run[world] for run in best) for world in range(len(clean))]
+        lines += [
+            f"- The notebook's white box at best, worlds one after the other, attackers of {ATTACKERS} seeds in each: "
+            f"{each}. {sum(one >= 0.5 for one in reached)} of {len(reached)} reach 0.5, and the best attacker of every "
+            f"world {'does' if min(tops) >= 0.5 else 'does not'} (lowest {min(tops):.3f}); without fakes at most "
+            f"{max(clean):.3f}. Unrolled over a hundred steps at momentum 0.99, the run is sensitive to rounding.",
+            f"- The same model from other seeds: {mean(reached):.3f} becomes "
+            f"{mean(one for run in after for one in run):.3f}, over all of these.",
+        ]
     if before and now:
         moved = max(abs(b - a) for a, b in zip(before, now, strict=True))
         lines.append(f"- Test hits move by at most {moved:.3f}.")
-    if best and after:
-        lines.append(f"- The same model from other seeds: {mean(best):.3f} becomes {mean(after):.3f}.")
     one, new = values("notebook_10.wmf.hit"), values("fresh_10.wmf.hit")
     if one and new:
         gains = [b - a for a, b in zip(one, new, strict=True)]
         each = ", ".join(f"{gain:+.3f}" for gain in gains)
         lines.append(
             f"- A new surrogate seed every round instead of one, 10 steps: {mean(gains):+.3f} on other seeds ({each})."
+        )
+    ours, two = values("ours.wmf.hit"), values("ours_2.wmf.hit")
+    if ours and two:
+        lines.append(
+            f"- `Loop()` chooses its best round by one surrogate; two a round (`Loop(seeds=2)`, twice the time) bring "
+            f"{mean(two):.3f} on other seeds instead of {mean(ours):.3f}."
         )
     return "\n".join(lines)
