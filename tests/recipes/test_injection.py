@@ -279,7 +279,9 @@ def test_elsewhere_attacks_the_gallery(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_defences_tell_success_and_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defences, "LightGCN", lambda **_: LightGCN(epochs=2, layers=0, rank=4))
-    monkeypatch.setattr(defences, "Bagging", lambda size: Bagging(bags=3, size=size))
+    monkeypatch.setattr(
+        defences, "Bagging", lambda bags=3, size=10: Bagging(bags=100 if bags == 100 else 3, size=min(10, size))
+    )
     every, few = defences.stages, {"Synthetic": ("factors", "mf"), "Gallery": ("factors",)}
 
     def stages(*given: object) -> list[defences.Stage]:
@@ -294,10 +296,21 @@ def test_defences_tell_success_and_price(tmp_path: Path, monkeypatch: pytest.Mon
     kept = Keep(tmp_path, say=quiet)
     figures, text = defences.run(data=None, quick=False, seed=1, keep=kept)
     assert figures["synthetic.outcomes.factors.none.none.accuracy_change"] == 0
-    assert 0 <= figures["gallery.detection.pca.evading.auc"] <= 1
+    assert 0 <= figures["gallery.detection.pca.evading_learned_0.5.auc"] <= 1
+    assert 0 <= figures["synthetic.evading.evading_statistics_0.7.hidden"] <= 1
+    assert 0 <= figures["synthetic.hidden.factors.reconstruction.0.5.defended"] <= 1
+    assert "synthetic.hidden.mf.reconstruction.0.5" in figures
+    assert "synthetic.hidden.mf.reconstruction.0.5.defended" not in figures  # it does not fold in
+    assert figures["synthetic.proof.itemknn_100_bags_of_100.0.kept"] >= 0
+    assert "synthetic.outcomes.mf.ours.vat.hit_rate" in figures
     assert "synthetic.outcomes.mf.ours.apr.hit_rate" in figures
     assert "synthetic.outcomes.factors.ours.apr.hit_rate" not in figures
     assert "| APR |" in text
+    assert "| VAT |" in text
+    assert "| learned, evading statistics |" in text
+    assert "| pca, at 0.5 |" in text
+    assert "*" in text.split("| random |")[1].split("\n")[0]  # taught
+    assert "no difference" in text
     again, same = defences.run(data=None, quick=False, seed=1, keep=Keep(tmp_path, only_kept=True))
     assert (again, same) == (figures, text)
 

@@ -6,9 +6,16 @@ A detector gives every user of a log a suspicion, higher = more suspicious; it r
 - `PCA`: fake users correlate with each other and little with anybody else, so they have small loadings on the leading
   components of standardised profiles (Mehta and Nejdl 2009, "PCA VarSelect"; no labels).
 - `Statistics`: distance from the ordinary user in robust z-scores of five features (`features`; no labels).
+- `Reconstruction`: how well a linear autoencoder of other users' likes, which saw nothing of this user, foretells each
+  like from the user's others (no labels). It looks at what goes together, not at how much or how popular.
 - `Learned`: the same features weighed by a logistic regression that learned, on copies of this very log, to tell
   fake users made by *rule*. No labels of the log are needed; what it was not taught it may not know, so judge it on
   other attacks than it learned from.
+
+`Reconstruction` and `Learned` stand in for what is published as learned detectors (GraphRfi: Zhang et al. 2020, a graph
+network that predicts ratings and fraud at once, from labelled fraudsters; autoencoders whose reconstruction error is
+the suspicion). They keep the two principles, a model of ordinary profiles and a supervised verdict, and leave the deep
+networks: logs of a few hundred people teach no more.
 
 Easy to get wrong: the log a detector works on is the poisoned one, so its medians, components and "real" training
 users already contain the fakes. And one AUC speaks of one attack: an attacker who knows the detector evades it
@@ -18,6 +25,7 @@ all), so it is a lower bound of what is unknown.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,6 +46,7 @@ Floats = NDArray[np.float64]
 Rule = Callable[..., Fakes]  # (log, targets, budget, *, rng) -> Fakes
 
 FEATURES = ("clicks", "popularity", "popularity spread", "likeness", "off taste")
+SHARPNESS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of `Reconstruction`: 0 foretells by popularity alone
 _ROWS = 1024  # users whose similarity to everybody is held at once
 
 
@@ -87,6 +96,85 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """Distance from the ordinary user in how badly a linear autoencoder foretells the likes, each from the others.
+
+    Users are dealt into `folds`; for each fold the leading `rank` directions V (n_items, rank) of the other users'
+    profiles, items scaled to equal weight, reconstruct a profile as x V V^T (PureSVD: Cremonesi, Koren, Turrin 2010).
+    The chance that a user's next like is item i, given the others and that it is none of them, is
+
+        softmax over unliked items and i of  log popularity_i + sharpness * reconstruction_i without i
+
+    and a user's loss is the mean of -log of it over the likes. A user foretold badly does not like what goes together;
+    one foretold too well has accomplices, as fake users made alike have each other, since they are in the other folds.
+    So suspicion is the loss's distance from the median, each side in units of its own median distance.
+
+    Attributes:
+        rank: of the autoencoder.
+        folds: of users; nobody is judged by a model that saw them.
+        too_well: whether users foretold too well are suspects as well; without, suspicion is the loss itself.
+        seed: of the dealing.
+    """
+
+    rank: int = 16
+    folds: int = 5
+    too_well: bool = True
+    seed: int = 0
+
+    def score(self, log: FeedbackLog) -> Floats:
+        active, clicks = _active(log)
+        if self.rank < 1 or not 2 <= self.folds <= len(active):
+            raise InvalidArgument(
+                f"rank={self.rank}, folds={self.folds} of {len(active)} users with likes; expected a rank of at least "
+                f"1, and 2 folds or more with a user in each"
+            )
+        loss = self.losses(clicks)
+        if not self.too_well:
+            return _everybody(loss, active, log.n_users)
+        off = loss - np.median(loss)
+        typical = np.where(off > 0, _median(off[off > 0]), _median(-off[off < 0]))
+        return _everybody(np.abs(off) / np.maximum(typical, 1e-9), active, log.n_users)
+
+    def losses(self, clicks: sparse.csr_matrix) -> Floats:
+        """Mean -log chance of a user's likes, shape (m,), of clicks (m, n_items) with a like in every row; in nats.
+
+        Sharpness is the one of `SHARPNESS` with which the median user is foretold best: fakes, few, do not choose it.
+        """
+        fold = np.random.default_rng(self.seed).permutation(clicks.shape[0]) % self.folds
+        loss = np.empty((len(SHARPNESS), clicks.shape[0]))
+        for number in range(self.folds):
+            others = clicks[fold != number]
+            popularity = np.asarray(others.sum(axis=0)).ravel() + 1
+            scale = np.sqrt(popularity)
+            rank = min(self.rank, others.shape[0] - 1, others.shape[1] - 1)
+            v = np.zeros((0, len(scale)))
+            if rank > 0:
+                v = _leading(sparse.csr_matrix(others @ sparse.diags(1 / scale)), rank)[1]
+            held = np.flatnonzero(fold == number)
+            for first in range(0, len(held), _ROWS):
+                some = held[first : first + _ROWS]
+                rows = clicks[some]
+                loss[:, some] = _foretold(rows, ((rows @ sparse.diags(1 / scale)) @ v.T) @ v * scale, v, popularity)
+        return np.asarray(loss[np.median(loss, axis=1).argmin()])
+
+
+def _foretold(rows: sparse.csr_matrix, guess: Floats, v: Floats, popularity: Floats) -> Floats:
+    """`Reconstruction`'s loss for each sharpness, (n_sharpness, users): rows and guess (users, n_items), v (rank,
+    n_items), popularity (n_items,)."""
+    user, item = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices
+    without = guess[user, item] - (v**2).sum(axis=0)[item]  # a like does not foretell itself
+    share = np.log(popularity / popularity.sum())
+    result = []
+    for sharpness in SHARPNESS:
+        logit = share + sharpness * guess
+        logit[user, item] = -np.inf
+        own = share[item] + sharpness * without
+        loss = np.logaddexp(special.logsumexp(logit, axis=1)[user], own) - own
+        result.append(np.bincount(user, loss) / np.diff(rows.indptr))
+    return np.stack(result)
+
+
+@dataclass(frozen=True)
 class Learned:
     """Logistic regression on robust z-scores and their squares, taught on copies of the log with fakes made by rule.
 
@@ -107,9 +195,9 @@ class Learned:
     seed: int = 0
 
     def __repr__(self) -> str:  # functions print their address, which differs from run to run
-        return (
-            f"Learned(from {', '.join(rule.__name__ for rule in self.attacks)}; {self.copies} copies, seed {self.seed})"
-        )
+        taught = " ".join(rule.__name__ for rule in self.attacks)
+        others = (field.name for field in dataclasses.fields(self) if field.name != "attacks")
+        return f"Learned({taught}; {', '.join(f'{name}={getattr(self, name)!r}' for name in others)})"
 
     def score(self, log: FeedbackLog) -> Floats:
         if not self.attacks or self.copies < 1:
@@ -232,6 +320,10 @@ def _active(log: FeedbackLog) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
     clicks = real_clicks(log).astype(np.float64)
     active = np.flatnonzero(np.diff(clicks.indptr))
     return active, sparse.csr_matrix(clicks[active])
+
+
+def _median(x: Floats) -> float:
+    return float(np.median(x)) if len(x) else 0.0
 
 
 def _everybody(suspicion: Floats, active: NDArray[np.int64], n_users: int) -> Floats:
