@@ -11,7 +11,7 @@ from scipy import sparse
 from tastemaker.attack import bilevel, heuristic
 from tastemaker.attack.bilevel import NOTEBOOK, PAPER, Loop
 from tastemaker.attack.bilevel_als import ALS
-from tastemaker.attack.bilevel_loss import Adversary
+from tastemaker.attack.bilevel_loss import Adversary, Diverged
 from tastemaker.attack.bilevel_wmf import WMF
 from tastemaker.attack.clicks import Clicks, real_clicks
 from tastemaker.attack.profiles import Budget, Knowledge, poisoned
@@ -141,8 +141,52 @@ def test_bad_input():
         bilevel.attack(TRAIN, [1], Budget(1), surrogate=SMALL, gradient="last_solve")
     with pytest.raises(InvalidArgument, match="rounds=0"):
         bilevel.attack(TRAIN, [1], Budget(1), surrogate=SMALL, rounds=0)
-    with pytest.raises(InvalidArgument, match="momentum"):
-        Loop(momentum=1.0)
+    with pytest.raises(InvalidArgument, match=r"k=2\.5"):
+        bilevel.attack(TRAIN, [1], Budget(1), surrogate=SMALL, k=2.5)
+    for seed in (-1, "one", 1.5):
+        with pytest.raises(InvalidArgument, match="expected a seed"):
+            bilevel.attack(TRAIN, [1], Budget(1), surrogate=SMALL, rng=seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("momentum", 1.0), ("momentum", np.nan), ("learning_rate", np.inf), ("learning_rate", np.nan),
+        ("learning_rate", 0.0), ("tau", np.nan), ("tau", np.inf), ("seeds", 0), ("seeds", 1.5), ("seeds", True),
+    ],
+)  # fmt: skip
+def test_a_loop_that_cannot_be(name, value):
+    with pytest.raises(InvalidArgument, match=rf"Loop\({name}={value}\); expected"):
+        Loop(**{name: value})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("settings", [{"learning_rate": 1e30}, {"learning_rate": 1e9}])
+def test_a_surrogate_that_diverges_is_an_error_of_its_round(settings):
+    model = dataclasses.replace(SMALL, **settings)
+    with pytest.raises(Diverged, match=r"round 0: .* is nan\); lower the surrogate's learning_rate"):
+        bilevel.attack(TRAIN, [TARGET], Budget(3, 4), surrogate=model, rounds=2, rng=0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("loop", [Loop(), NOTEBOOK])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])  # a float32 gradient of 1e30 has no length
+def test_a_gradient_that_is_not_finite_is_an_error_of_its_round(loop, bad):
+    @dataclasses.dataclass(frozen=True)
+    class Steep(WMF):
+        def solve_many(self, problems, mode):
+            solved = super().solve_many(problems, mode)
+            solved[0][1][1, 2] = bad
+            return solved
+
+    with pytest.raises(Diverged, match="round 0: the gradients of 1 of 3 fake users are not finite; lower"):
+        bilevel.attack(TRAIN, [TARGET], Budget(3, 4), surrogate=Steep(rank=4, epochs=2), rounds=2, loop=loop, rng=0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rows_that_als_cannot_solve_for():
+    with pytest.raises(Diverged, match="raise reg, or lower weight or init"):
+        bilevel.attack(TRAIN, [TARGET], Budget(3), surrogate=ALS(rank=4, init=1e30), rounds=1, rng=0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])

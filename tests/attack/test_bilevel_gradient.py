@@ -96,6 +96,14 @@ def test_implicit_points_where_unrolling_does_once_trained():
     assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.9
 
 
+def test_without_positive_curvature_there_is_no_implicit_gradient():
+    """Where nothing holds the factors yet, clicks make the Hessian indefinite; enough damping makes it definite."""
+    model = WMF(rank=8, epochs=1, batch=None, learning_rate=1e-8, init=1e-8, damping=0.0)
+    with pytest.raises(InvalidArgument, match=r"not positive definite, .* raise damping"):
+        gradient(model, world(), "implicit")
+    assert gradient(dataclasses.replace(model, damping=1e4), world(), "implicit").any()
+
+
 def test_partial_derivative_is_zero_for_factors_and_not_for_an_autoencoder():
     clicks = world()
     assert not gradient(EXACT["wmf"], clicks, "partial").any()
@@ -161,7 +169,7 @@ def test_rows_move_as_if_everybody_took_every_step():
     """A user outside the mini-batch moves by momentum and decay: torch's own Adam on the dense loss agrees."""
     clicks = world(np.float64, 25, 15, 3)
     run = Training(
-        clicks, rank=4, epochs=3, batch=6, learning_rate=0.05, decay=0.1, init=0.3, rng=np.random.default_rng(0)
+        [clicks], rank=4, epochs=3, batch=6, learning_rate=0.05, decay=0.1, init=0.3, rngs=[np.random.default_rng(0)]
     )
     start = run.start.copy()
     params = [torch.from_numpy(x.copy()).requires_grad_() for x in (start.p, start.q)]
@@ -230,6 +238,15 @@ def test_a_gradient_the_surrogate_lacks(surrogate):
         lambda: WMF(rank=0),
         lambda: WMF(unroll=0),
         lambda: WMF(learning_rate=float("nan")),
+        lambda: WMF(learning_rate=float("inf")),
+        lambda: WMF(rank=2.5),
+        lambda: WMF(epochs=True),
+        lambda: WMF(decay=float("nan")),
+        lambda: WMF(decay=-1e-5),
+        lambda: WMF(damping=-1.0),
+        lambda: WMF(damping=float("inf")),
+        lambda: ItemAutoencoder(decay=-1.0),
+        lambda: ItemAutoencoder(weight=float("inf")),
         lambda: ALS(reg=0.0),
         lambda: ALS(alternations=-1),
         lambda: ItemAutoencoder(layers=()),
