@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +226,45 @@ def test_memory_grows_with_the_root_of_the_steps():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 2.3 * peaks[0]  # four times the steps
+
+
+def test_memory_of_the_implicit_gradient_does_not_grow_with_the_steps():
+    clicks = world(np.float32, 400, 300, 8)
+    peaks = []
+    for epochs in (25, 100):
+        model = WMF(rank=16, epochs=epochs, batch=None)
+        gradient(dataclasses.replace(model, epochs=1), clicks, "implicit")
+        tracemalloc.start()
+        gradient(model, clicks, "implicit")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+AUTOENCODER_PEAKS = """
+import sys
+import numpy as np
+from bench.output import peak_memory
+from tastemaker.attack.bilevel_autoencoder import ItemAutoencoder
+from tastemaker.attack.bilevel_loss import Adversary
+from tests.attack.test_bilevel_gradient import world
+
+clicks = world(np.float32, 3000, 40, 2)
+for epochs in (1, 25, 100):  # the first has everything loaded and compiled
+    model = ItemAutoencoder((64,), epochs=epochs, unroll=None, batch=None)
+    model.solve(clicks, Adversary(np.array([3], np.int32), clicks), "exact", np.random.default_rng(0))
+    print(peak_memory())
+"""
+
+
+def test_memory_of_the_autoencoder_grows_with_the_root_of_the_steps():
+    """Torch's memory is known to the operating system alone, and its peak never falls: a process of its own."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", AUTOENCODER_PEAKS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    start, few, many = (float(line) for line in done.stdout.split())
+    assert few - start > 20  # a state is 4.7 MB: ten of them, and what the steps need
+    assert many - start < 3 * (few - start)  # four times the steps; 2.2 times when it was written
 
 
 @pytest.mark.parametrize("surrogate", [WMF(), ALS(), ItemAutoencoder()], ids=lambda s: type(s).__name__)
