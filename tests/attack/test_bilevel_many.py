@@ -11,7 +11,7 @@ from scipy import sparse
 from tastemaker.attack import bilevel, bilevel_wmf
 from tastemaker.attack.bilevel import NOTEBOOK, Aim, Loop
 from tastemaker.attack.bilevel_als import ALS
-from tastemaker.attack.bilevel_loss import Adversary, Problem
+from tastemaker.attack.bilevel_loss import Adversary, Diverged, Problem
 from tastemaker.attack.bilevel_wmf import WMF
 from tastemaker.attack.clicks import Clicks
 from tastemaker.attack.profiles import Budget, Knowledge
@@ -124,3 +124,16 @@ def test_aims_do_not_share_a_generator():
     with pytest.raises(InvalidArgument, match="share one random generator; give each its own"):
         bilevel.attack_many(TRAIN, [Aim([3], Budget(4), rng), Aim([4], Budget(4), rng)], surrogate=SMALL)
     assert bilevel.attack_many(TRAIN, [], surrogate=SMALL) == []
+
+
+def test_an_error_names_its_aim():
+    @dataclasses.dataclass(frozen=True)
+    class Steep(WMF):
+        def solve_many(self, problems, mode):
+            solved = super().solve_many(problems, mode)
+            solved[1][1][1, 2] = np.nan
+            return solved
+
+    aims = [Aim([3], Budget(4, 5), 0), Aim([4], Budget(4, 5), 1)]
+    with pytest.raises(Diverged, match="aim 1, round 0: the gradients of 1 of 4 fake users"):
+        bilevel.attack_many(TRAIN, aims, surrogate=Steep(rank=4, epochs=2), rounds=1)

@@ -161,7 +161,7 @@ def attack_many(
     """`attack` for several seeds, target sets or budgets at once, with the same fakes as one after the other.
 
     A surrogate that can trains them side by side: `WMF` does, to the last bit, where they have as many users each and
-    are small; memory grows with how many. `progress` is called with the place of the aim in `aims`.
+    are small; memory grows with how many. `progress` is called with the place of the aim in `aims`; an error names it.
     """
     model, how = surrogate or WMF(), loop or Loop()
     known(model, gradient)
@@ -178,11 +178,12 @@ def attack_many(
         solved = solve(model, [problem for some in problems for problem in some], mode)
         for place, one in enumerate(attackers):
             own = solved[place * how.seeds : (place + 1) * how.seeds]
-            one.look(number, own)
+            where = f"round {number}" if len(aims) == 1 else f"aim {place}, round {number}"
+            one.look(number, own, where)
             if progress is not None:
                 progress(place, one.history[-1])
             if mode is not None:
-                one.move(number, [cells for _, cells in own if cells is not None])
+                one.move(where, [cells for _, cells in own if cells is not None])
     settings = {"gradient": gradient, "rounds": rounds, "k": k}
     more = dataclasses.asdict(how) | {"surrogate": repr(model), "knowledge": repr(view)}
     return [one.result(settings, more) for one in attackers]
@@ -224,23 +225,23 @@ class _Attacker:
         seeds = self.draw.integers(2**31, size=n) if self.how.fresh_seeds else [self.fixed + s for s in range(n)]
         return [Problem(clicks, adversary, np.random.default_rng(seed)) for seed in seeds]
 
-    def look(self, number: int, solved: Sequence[Solved]) -> None:
+    def look(self, number: int, solved: Sequence[Solved], where: str) -> None:
         """How good the round's fakes are."""
         hit_rate = float(np.mean([judged.hit.mean() for judged, _ in solved]))
         loss = float(np.mean([judged.loss for judged, _ in solved]))
         if not np.isfinite(loss):
-            raise Diverged(f"round {number}: the surrogate's training diverged (its loss is {loss}); {LOWER}")
+            raise Diverged(f"{where}: the surrogate's training diverged (its loss is {loss}); {LOWER}")
         self.best = max(self.best, (hit_rate, -loss, self.fakes), key=lambda one: one[:2])
         self.history.append(Progress(number, hit_rate, loss, float(self.fakes.sum(axis=1).mean())))
 
-    def move(self, number: int, cells: Sequence[Array]) -> None:
+    def move(self, where: str, cells: Sequence[Array]) -> None:
         """One step along the gradient, and clicks made of where it leads."""
         step = np.mean(cells, axis=0)
         if self.how.click_targets:
             step[:, self.seen_goals] = 0
         length = np.linalg.norm(step, axis=1, keepdims=True)
         if bad := int((~np.isfinite(length)).sum()):
-            raise Diverged(f"round {number}: the gradients of {bad} of {len(step)} fake users are not finite; {LOWER}")
+            raise Diverged(f"{where}: the gradients of {bad} of {len(step)} fake users are not finite; {LOWER}")
         if self.how.normalise:
             step = np.divide(step, length, out=np.zeros_like(step), where=length > 0)
         self.velocity = self.how.momentum * self.velocity + step
