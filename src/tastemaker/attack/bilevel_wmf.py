@@ -324,8 +324,14 @@ class Training:
 
     def of_items(self, x: Array, y: Array) -> Array:
         """x' y of the items of every problem, (n_problems, d, d)."""
-        pieces = self.pieces
-        total: Array = self.crew.total(lambda i: np.stack([x[j].T @ y[j] for j in i.parts]), pieces)
+
+        def of_piece(i: Piece) -> Array:
+            products = np.empty((len(i.parts), self.rank, self.rank), x.dtype)
+            for product, j in zip(products, i.parts, strict=True):
+                np.matmul(x[j].T, y[j], out=product)
+            return products
+
+        total: Array = self.crew.total(of_piece, self.pieces)
         return total
 
     def half_hessian(
