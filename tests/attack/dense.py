@@ -25,8 +25,8 @@ def adversarial(scores, targets):
 def wmf_gradient(model, clicks, targets, rng):
     """L_adv and its derivative by the fake clicks; the same mini-batches from the same start as `model.solve`."""
     run = Training(
-        clicks, rank=model.rank, epochs=model.epochs, batch=model.batch, learning_rate=model.learning_rate,
-        decay=model.decay, init=model.init, rng=rng,
+        [clicks], rank=model.rank, epochs=model.epochs, batch=model.batch, learning_rate=model.learning_rate,
+        decay=model.decay, init=model.init, rngs=[rng],
     )  # fmt: skip
     first = 0 if model.unroll is None else len(run.batches) - model.unroll * run.per_epoch
     n_real = clicks.n_real

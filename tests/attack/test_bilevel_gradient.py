@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +99,14 @@ def test_implicit_points_where_unrolling_does_once_trained():
     assert (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) > 0.9
 
 
+def test_without_positive_curvature_there_is_no_implicit_gradient():
+    """Where nothing holds the factors yet, clicks make the Hessian indefinite; enough damping makes it definite."""
+    model = WMF(rank=8, epochs=1, batch=None, learning_rate=1e-8, init=1e-8, damping=0.0)
+    with pytest.raises(InvalidArgument, match=r"not positive definite, .* raise damping"):
+        gradient(model, world(), "implicit")
+    assert gradient(dataclasses.replace(model, damping=1e4), world(), "implicit").any()
+
+
 def test_partial_derivative_is_zero_for_factors_and_not_for_an_autoencoder():
     clicks = world()
     assert not gradient(EXACT["wmf"], clicks, "partial").any()
@@ -161,7 +172,7 @@ def test_rows_move_as_if_everybody_took_every_step():
     """A user outside the mini-batch moves by momentum and decay: torch's own Adam on the dense loss agrees."""
     clicks = world(np.float64, 25, 15, 3)
     run = Training(
-        clicks, rank=4, epochs=3, batch=6, learning_rate=0.05, decay=0.1, init=0.3, rng=np.random.default_rng(0)
+        [clicks], rank=4, epochs=3, batch=6, learning_rate=0.05, decay=0.1, init=0.3, rngs=[np.random.default_rng(0)]
     )
     start = run.start.copy()
     params = [torch.from_numpy(x.copy()).requires_grad_() for x in (start.p, start.q)]
@@ -217,6 +228,45 @@ def test_memory_grows_with_the_root_of_the_steps():
     assert peaks[1] < 2.3 * peaks[0]  # four times the steps
 
 
+def test_memory_of_the_implicit_gradient_does_not_grow_with_the_steps():
+    clicks = world(np.float32, 400, 300, 8)
+    peaks = []
+    for epochs in (25, 100):
+        model = WMF(rank=16, epochs=epochs, batch=None)
+        gradient(dataclasses.replace(model, epochs=1), clicks, "implicit")
+        tracemalloc.start()
+        gradient(model, clicks, "implicit")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+AUTOENCODER_PEAKS = """
+import sys
+import numpy as np
+from bench.output import peak_memory
+from tastemaker.attack.bilevel_autoencoder import ItemAutoencoder
+from tastemaker.attack.bilevel_loss import Adversary
+from tests.attack.test_bilevel_gradient import world
+
+clicks = world(np.float32, 3000, 40, 2)
+for epochs in (1, 25, 100):  # the first has everything loaded and compiled
+    model = ItemAutoencoder((64,), epochs=epochs, unroll=None, batch=None)
+    model.solve(clicks, Adversary(np.array([3], np.int32), clicks), "exact", np.random.default_rng(0))
+    print(peak_memory())
+"""
+
+
+def test_memory_of_the_autoencoder_grows_with_the_root_of_the_steps():
+    """Torch's memory is known to the operating system alone, and its peak never falls: a process of its own."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", AUTOENCODER_PEAKS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    start, few, many = (float(line) for line in done.stdout.split())
+    assert few - start > 20  # a state is 4.7 MB: ten of them, and what the steps need
+    assert many - start < 3 * (few - start)  # four times the steps; 2.2 times when it was written
+
+
 @pytest.mark.parametrize("surrogate", [WMF(), ALS(), ItemAutoencoder()], ids=lambda s: type(s).__name__)
 def test_a_gradient_the_surrogate_lacks(surrogate):
     lacking = "implicit" if not isinstance(surrogate, WMF) else "last_solve"
@@ -230,6 +280,15 @@ def test_a_gradient_the_surrogate_lacks(surrogate):
         lambda: WMF(rank=0),
         lambda: WMF(unroll=0),
         lambda: WMF(learning_rate=float("nan")),
+        lambda: WMF(learning_rate=float("inf")),
+        lambda: WMF(rank=2.5),
+        lambda: WMF(epochs=True),
+        lambda: WMF(decay=float("nan")),
+        lambda: WMF(decay=-1e-5),
+        lambda: WMF(damping=-1.0),
+        lambda: WMF(damping=float("inf")),
+        lambda: ItemAutoencoder(decay=-1.0),
+        lambda: ItemAutoencoder(weight=float("inf")),
         lambda: ALS(reg=0.0),
         lambda: ALS(alternations=-1),
         lambda: ItemAutoencoder(layers=()),

@@ -42,13 +42,13 @@ def test_a_share_of_users_is_rounded_down():
     assert int(np.floor(0.01 * 13149)) == 131
 
 
-@pytest.mark.parametrize("users", [0, -1, 0.0, 1.5, -0.1, float("nan"), True])
+@pytest.mark.parametrize("users", [0, -1, 0.0, 1.5, -0.1, float("nan"), float("inf"), True, "1%", None])
 def test_a_budget_that_is_no_budget(users):
     with pytest.raises(InvalidArgument, match="fake users; expected"):
         Budget(users)
 
 
-@pytest.mark.parametrize("clicks", [0, -3, 2.5])
+@pytest.mark.parametrize("clicks", [0, -3, 2.5, 2.0, True, float("nan"), float("inf"), "3"])
 def test_clicks_that_are_no_budget(clicks):
     with pytest.raises(InvalidArgument, match="expected a whole number from 1"):
         Budget(1, clicks)

@@ -21,7 +21,7 @@ no step (published: a division by zero that empties the profile for good).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from tastemaker.attack.bilevel_loss import Adversary, Mode, Surrogate, known
+from tastemaker.attack.bilevel_loss import (
+    Adversary,
+    Diverged,
+    Mode,
+    Problem,
+    Solved,
+    Surrogate,
+    known,
+    positive,
+    solve,
+    whole,
+)
 from tastemaker.attack.bilevel_wmf import WMF
 from tastemaker.attack.clicks import Clicks
-from tastemaker.attack.profiles import Budget, Fakes, Knowledge, Progress, by_count, by_threshold, target_rows
+from tastemaker.attack.profiles import (
+    Budget,
+    Fakes,
+    Knowledge,
+    Progress,
+    by_count,
+    by_threshold,
+    generator,
+    is_whole,
+    target_rows,
+)
 from tastemaker.data.feedback import FeedbackLog
 from tastemaker.errors import InvalidArgument
 
 Array = NDArray[Any]
+LOWER = "lower the surrogate's learning_rate (or weight, decay or init), or unroll fewer epochs"
 LONGEST_START = 100  # clicks of a real user whose row a fake user may start from, as published
 
 
@@ -49,7 +71,7 @@ class Loop:
         normalise: give every fake user's gradient length 1.
         tau: click where the iterate exceeds this, whatever the number; None for exactly the clicks of the budget.
         fresh_seeds: train every round's surrogate from a new seed.
-        seeds: surrogates a round; their gradients and hit rates are averaged.
+        seeds: surrogates a round, trained side by side where they can; their gradients and hit rates are averaged.
         random_start: fake users start from random real rows of at most 100 clicks; else from the first ones.
         click_targets: fake users always click all targets.
         judge_last: train once more to judge the last update.
@@ -66,15 +88,27 @@ class Loop:
     judge_last: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.seeds >= 1):
+        whole(self, "seeds")
+        positive(self, "learning_rate")
+        if not 0 <= self.momentum < 1:
+            raise InvalidArgument(f"Loop(momentum={self.momentum!r}); expected a number from 0 and below 1")
+        if self.tau is not None and not np.isfinite(self.tau):
             raise InvalidArgument(
-                f"learning_rate={self.learning_rate:g}, momentum={self.momentum:g}, seeds={self.seeds}; expected a "
-                f"rate above 0, a momentum from 0 and below 1, and at least 1 seed"
+                f"Loop(tau={self.tau!r}); expected a finite threshold, or None for a budget of clicks"
             )
 
 
 PAPER = Loop(momentum=0.95, tau=0.05, fresh_seeds=False, random_start=False, judge_last=False)
 NOTEBOOK = dataclasses.replace(PAPER, tau=0.2, momentum=0.99, normalise=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """One attacker's problem: targets (item rows), what they may spend, and their randomness."""
+
+    targets: ArrayLike
+    budget: Budget
+    rng: int | np.random.Generator | None = None
 
 
 def attack(
@@ -103,66 +137,124 @@ def attack(
         progress: called after each round.
 
     Raises UnknownId for targets that do not exist, InvalidArgument for a budget the log cannot hold or a log without
-    clicks, UnknownName for a gradient the surrogate lacks.
+    clicks, UnknownName for a gradient the surrogate lacks, Diverged where training or its gradient is not finite.
     """
-    model, how, draw = surrogate or WMF(), loop or Loop(), np.random.default_rng(rng)
+    told = None if progress is None else lambda _, one: progress(one)
+    return attack_many(
+        log, [Aim(targets, budget, rng)], surrogate=surrogate, gradient=gradient, rounds=rounds, loop=loop,
+        knowledge=knowledge, k=k, progress=told,
+    )[0]  # fmt: skip
+
+
+def attack_many(
+    log: FeedbackLog,
+    aims: Sequence[Aim],
+    *,
+    surrogate: Surrogate | None = None,
+    gradient: Mode = "exact",
+    rounds: int = 30,
+    loop: Loop | None = None,
+    knowledge: Knowledge | None = None,
+    k: int = 50,
+    progress: Callable[[int, Progress], Any] | None = None,
+) -> list[Fakes]:
+    """`attack` for several seeds, target sets or budgets at once, with the same fakes as one after the other.
+
+    A surrogate that can trains them side by side: `WMF` does, to the last bit, where they have as many users each and
+    are small; memory grows with how many. `progress` is called with the place of the aim in `aims`; an error names it.
+    """
+    model, how = surrogate or WMF(), loop or Loop()
     known(model, gradient)
-    if rounds < 1 or k < 1:
-        raise InvalidArgument(f"rounds={rounds}, k={k}; expected both at least 1")
-    goals = target_rows(log, targets)
-    n_fakes, n_clicks = budget.of(log)
-    real, columns = (knowledge or Knowledge()).view(log, goals, draw)
-    if n_clicks > len(columns):
-        raise InvalidArgument(f"{n_clicks} clicks a fake user, but the attacker knows only {len(columns)} items")
-    seen_goals = np.searchsorted(columns, goals).astype(np.int32)
-    if how.click_targets and how.tau is None and n_clicks < len(goals):
-        raise InvalidArgument(f"{n_clicks} clicks a fake user cannot hold {len(goals)} targets; allow more clicks")
-
-    def project(x: Array) -> Array:
-        if how.click_targets:
-            x = x.copy()
-            x[:, seen_goals] = np.inf
-        return by_count(x, n_clicks) if how.tau is None else by_threshold(x, how.tau)
-
-    iterate = fakes = _start(real, n_fakes, how, draw)
-    if how.tau is None:  # a row short of clicks is filled up at random
-        fakes = project(iterate + 1e-3 * draw.random(iterate.shape, np.float32))
-    velocity, fixed = np.zeros_like(iterate), int(draw.integers(2**31))
-    best, history = (-1.0, 0.0, fakes), list[Progress]()
+    if not (is_whole(rounds) and is_whole(k)):
+        raise InvalidArgument(f"rounds={rounds!r}, k={k!r}; expected whole numbers from 1")
+    drawn = [one.rng for one in aims if isinstance(one.rng, np.random.Generator)]
+    if len({id(one) for one in drawn}) < len(drawn):
+        raise InvalidArgument("several aims share one random generator; give each its own, or a seed")
+    view = knowledge or Knowledge()
+    attackers = [_Attacker(log, one, how, view, k) for one in aims]
     for number in range(rounds + how.judge_last):
         mode = gradient if number < rounds else None
-        clicks = Clicks.build(real, fakes, model.weight)
-        adversary = Adversary(seen_goals, clicks, k)
-        solved = [
-            model.solve(clicks, adversary, mode, np.random.default_rng(seed))
-            for seed in (
-                draw.integers(2**31, size=how.seeds) if how.fresh_seeds else [fixed + s for s in range(how.seeds)]
+        problems = [one.problems(model.weight) for one in attackers]
+        solved = solve(model, [problem for some in problems for problem in some], mode)
+        for place, one in enumerate(attackers):
+            own = solved[place * how.seeds : (place + 1) * how.seeds]
+            where = f"round {number}" if len(aims) == 1 else f"aim {place}, round {number}"
+            one.look(number, own, where)
+            if progress is not None:
+                progress(place, one.history[-1])
+            if mode is not None:
+                one.move(where, [cells for _, cells in own if cells is not None])
+    settings = {"gradient": gradient, "rounds": rounds, "k": k}
+    more = dataclasses.asdict(how) | {"surrogate": repr(model), "knowledge": repr(view)}
+    return [one.result(settings, more) for one in attackers]
+
+
+class _Attacker:
+    """One aim on its way through the rounds: the real-valued iterate, the clicks made of it, the best so far."""
+
+    def __init__(self, log: FeedbackLog, aim: Aim, how: Loop, knowledge: Knowledge, k: int) -> None:
+        self.draw, self.how, self.k, self.log = generator(aim.rng), how, k, log
+        self.goals = target_rows(log, aim.targets)
+        n_fakes, self.n_clicks = aim.budget.of(log)
+        self.real, self.columns = knowledge.view(log, self.goals, self.draw)
+        if self.n_clicks > len(self.columns):
+            raise InvalidArgument(
+                f"{self.n_clicks} clicks a fake user, but the attacker knows only {len(self.columns)} items"
             )
-        ]
+        self.seen_goals = np.searchsorted(self.columns, self.goals).astype(np.int32)
+        if how.click_targets and how.tau is None and self.n_clicks < len(self.goals):
+            raise InvalidArgument(
+                f"{self.n_clicks} clicks a fake user cannot hold {len(self.goals)} targets; allow more clicks"
+            )
+        self.iterate = self.fakes = _start(self.real, n_fakes, how, self.draw)
+        if how.tau is None:  # a row short of clicks is filled up at random
+            self.fakes = self.project(self.iterate + 1e-3 * self.draw.random(self.iterate.shape, np.float32))
+        self.velocity, self.fixed = np.zeros_like(self.iterate), int(self.draw.integers(2**31))
+        self.best, self.history = (-1.0, 0.0, self.fakes), list[Progress]()
+
+    def project(self, x: Array) -> Array:
+        if self.how.click_targets:
+            x = x.copy()
+            x[:, self.seen_goals] = np.inf
+        return by_count(x, self.n_clicks) if self.how.tau is None else by_threshold(x, self.how.tau)
+
+    def problems(self, weight: float) -> list[Problem]:
+        """This round's: the current fakes, once a surrogate seed."""
+        clicks = Clicks.build(self.real, self.fakes, weight)
+        adversary, n = Adversary(self.seen_goals, clicks, self.k), self.how.seeds
+        seeds = self.draw.integers(2**31, size=n) if self.how.fresh_seeds else [self.fixed + s for s in range(n)]
+        return [Problem(clicks, adversary, np.random.default_rng(seed)) for seed in seeds]
+
+    def look(self, number: int, solved: Sequence[Solved], where: str) -> None:
+        """How good the round's fakes are."""
         hit_rate = float(np.mean([judged.hit.mean() for judged, _ in solved]))
         loss = float(np.mean([judged.loss for judged, _ in solved]))
-        best = max(best, (hit_rate, -loss, fakes), key=lambda one: one[:2])
-        history.append(Progress(number, hit_rate, loss, float(fakes.sum(axis=1).mean())))
-        if progress is not None:
-            progress(history[-1])
-        if mode is None:
-            break
-        step = np.mean([cells for _, cells in solved if cells is not None], axis=0)
-        if how.click_targets:
-            step[:, seen_goals] = 0
-        if how.normalise:
-            length = np.linalg.norm(step, axis=1, keepdims=True)
+        if not np.isfinite(loss):
+            raise Diverged(f"{where}: the surrogate's training diverged (its loss is {loss}); {LOWER}")
+        self.best = max(self.best, (hit_rate, -loss, self.fakes), key=lambda one: one[:2])
+        self.history.append(Progress(number, hit_rate, loss, float(self.fakes.sum(axis=1).mean())))
+
+    def move(self, where: str, cells: Sequence[Array]) -> None:
+        """One step along the gradient, and clicks made of where it leads."""
+        step = np.mean(cells, axis=0)
+        if self.how.click_targets:
+            step[:, self.seen_goals] = 0
+        length = np.linalg.norm(step, axis=1, keepdims=True)
+        if bad := int((~np.isfinite(length)).sum()):
+            raise Diverged(f"{where}: the gradients of {bad} of {len(step)} fake users are not finite; {LOWER}")
+        if self.how.normalise:
             step = np.divide(step, length, out=np.zeros_like(step), where=length > 0)
-        velocity = how.momentum * velocity + step
-        iterate = iterate - how.learning_rate * velocity
-        fakes = project(iterate)
-        if how.tau is not None:  # published: only the velocity remembers
-            iterate = fakes
-    chosen = np.zeros((n_fakes, log.n_items), np.float32)
-    chosen[:, columns] = best[2]
-    settings = {"gradient": gradient, "rounds": rounds, "k": k, "users": n_fakes, "clicks": n_clicks}
-    settings |= dataclasses.asdict(how) | {"surrogate": repr(model), "knowledge": repr(knowledge or Knowledge())}
-    return Fakes.of(chosen, goals, "bilevel", settings=settings, history=tuple(history))
+        self.velocity = self.how.momentum * self.velocity + step
+        self.iterate = self.iterate - self.how.learning_rate * self.velocity
+        self.fakes = self.project(self.iterate)
+        if self.how.tau is not None:  # published: only the velocity remembers
+            self.iterate = self.fakes
+
+    def result(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Fakes:
+        chosen = np.zeros((len(self.fakes), self.log.n_items), np.float32)
+        chosen[:, self.columns] = self.best[2]
+        settings = {**before, "users": len(self.fakes), "clicks": self.n_clicks, **after}
+        return Fakes.of(chosen, self.goals, "bilevel", settings=settings, history=tuple(self.history))
 
 
 def _start(real: sparse.csr_matrix, n: int, how: Loop, draw: np.random.Generator) -> Array:

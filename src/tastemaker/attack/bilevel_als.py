@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tastemaker.attack.bilevel_kernels import inner_products, solve_rows
-from tastemaker.attack.bilevel_loss import Adversary, Judged, Mode, known, positive
+from tastemaker.attack.bilevel_loss import Adversary, Diverged, Mode, Solved, known, positive, whole
 from tastemaker.attack.clicks import Clicks
 
 Array = NDArray[Any]
@@ -49,11 +49,10 @@ class ALS:
     modes: ClassVar[tuple[Mode, ...]] = ("exact", "truncated", "last_solve", "partial")
 
     def __post_init__(self) -> None:
-        positive(self, "rank", "weight", "alternations", "unroll", "reg", "init")
+        whole(self, "rank", "alternations", "unroll")
+        positive(self, "weight", "reg", "init")
 
-    def solve(
-        self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator
-    ) -> tuple[Judged, Array | None]:
+    def solve(self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator) -> Solved:
         """Train; how the result is judged, and d L_adv / d fakes (n_fakes, n_items), None without a mode.
 
         'exact': through the last `unroll` alternations; 'truncated': through the last one; 'last_solve': through the
@@ -123,5 +122,8 @@ class _Half:
 
     def _solve(self, z: Array, right: Array) -> Array:
         gram = z.T @ z + z.dtype.type(self.reg) * np.eye(z.shape[1], dtype=z.dtype)
-        x: Array = solve_rows(self.excess.indptr, self.excess.indices, self.excess.data, z, gram, right)
+        try:
+            x: Array = solve_rows(self.excess.indptr, self.excess.indices, self.excess.data, z, gram, right)
+        except np.linalg.LinAlgError as error:
+            raise Diverged(f"ALS: a row cannot be solved for ({error}); raise reg, or lower weight or init") from error
         return x

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.attack import bilevel_kernels as kernels
-from tastemaker.attack.bilevel_loss import Adversary, Judged, Mode, known, positive
+from tastemaker.attack.bilevel_loss import Adversary, Judged, Mode, Solved, known, positive, whole
 from tastemaker.attack.clicks import Clicks
 from tastemaker.errors import InvalidArgument, MissingExtra, UnknownName
 
@@ -65,15 +65,15 @@ class ItemAutoencoder:
     modes: ClassVar[tuple[Mode, ...]] = ("exact", "truncated", "partial")
 
     def __post_init__(self) -> None:
-        positive(self, "weight", "epochs", "unroll", "batch", "learning_rate")
+        whole(self, "epochs", "unroll", "batch")
+        positive(self, "weight", "learning_rate")
+        positive(self, "decay", or_zero=True)
         if self.activation not in get_args(Activation):
             raise UnknownName("activation", self.activation, get_args(Activation))
         if not self.layers or min(self.layers) < 1:
             raise InvalidArgument(f"layers={self.layers}; expected at least one width above 0")
 
-    def solve(
-        self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator
-    ) -> tuple[Judged, Array | None]:
+    def solve(self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator) -> Solved:
         """Train; how the result is judged, and d L_adv / d fakes (n_fakes, n_items), None without a mode.
 
         'exact': through the last `unroll` epochs; 'truncated': through the last one only; 'partial': with the weights

@@ -12,21 +12,26 @@ cannot be hit by it, but still counts in the denominator. An item that scores th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import iadd
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.attack.bilevel_threads import Crew, cut, one_blas_thread
 from tastemaker.attack.clicks import Clicks
-from tastemaker.errors import InvalidArgument, UnknownName
+from tastemaker.attack.profiles import is_whole
+from tastemaker.errors import InvalidArgument, TastemakerError, UnknownName
 
 Array = NDArray[Any]
 Mode = Literal["exact", "truncated", "partial", "last_solve", "implicit"]
 BLOCK_CELLS = 1 << 22  # scores held at once: 16 MB of float32
+
+
+Solved = tuple["Judged", Array | None]  # how a surrogate is judged, and d L_adv / d fakes (n_fakes, n_items)
 
 
 class Surrogate(Protocol):
@@ -37,13 +42,22 @@ class Surrogate(Protocol):
     @property
     def weight(self) -> float: ...
 
-    def solve(
-        self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator
-    ) -> tuple[Judged, Array | None]:
+    def solve(self, clicks: Clicks, adversary: Adversary, mode: Mode | None, rng: np.random.Generator) -> Solved:
         """Train on `clicks`; how the result is judged, and d L_adv / d fakes (n_fakes, n_items), None without a mode.
 
         Arithmetic is done in the dtype of `clicks.fakes`.
         """
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A surrogate that solves several problems at once, with the same results as one after the other."""
+
+    def solve_many(self, problems: Sequence[Problem], mode: Mode | None) -> list[Solved]: ...
+
+
+class Diverged(TastemakerError, ArithmeticError):
+    """A surrogate's training, or the gradient through it, is not finite."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +122,40 @@ class Adversary:
         return hit
 
 
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Clicks to train on, who judges the result, and the randomness of its training."""
+
+    clicks: Clicks
+    adversary: Adversary
+    rng: np.random.Generator
+
+
+def solve(surrogate: Surrogate, problems: Sequence[Problem], mode: Mode | None) -> list[Solved]:
+    """All problems: at once where the surrogate can, else one after the other."""
+    if isinstance(surrogate, Batched):
+        return surrogate.solve_many(problems, mode)
+    return [surrogate.solve(one.clicks, one.adversary, mode, one.rng) for one in problems]
+
+
 def known(surrogate: Surrogate, mode: Mode | None) -> None:
     """Raise UnknownName unless the surrogate has this gradient."""
     if mode is not None and mode not in surrogate.modes:
         raise UnknownName(f"gradient of {type(surrogate).__name__}", mode, surrogate.modes)
 
 
-def positive(surrogate: object, *names: str) -> None:
-    """Raise InvalidArgument where a setting is not above 0; None is allowed where the setting may be None."""
+def whole(settings: object, *names: str) -> None:
+    """Raise InvalidArgument where a setting is no whole number from 1; None is left to the default."""
     for name in names:
-        value = getattr(surrogate, name)
-        if value is not None and not value > 0:
-            raise InvalidArgument(f"{type(surrogate).__name__}({name}={value:g}); expected a number above 0")
+        value = getattr(settings, name)
+        if value is not None and not is_whole(value):
+            raise InvalidArgument(f"{type(settings).__name__}({name}={value!r}); expected a whole number from 1")
+
+
+def positive(settings: object, *names: str, or_zero: bool = False) -> None:
+    """Raise InvalidArgument where a setting is no finite number above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (value > 0 or (or_zero and value == 0)) or value == float("inf"):
+            least = "from 0" if or_zero else "above 0"
+            raise InvalidArgument(f"{type(settings).__name__}({name}={value!r}); expected a finite number {least}")

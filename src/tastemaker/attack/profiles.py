@@ -33,6 +33,21 @@ CLASSES: Mapping[str, tuple[float, float]] = {
 }
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number from 1, by type too: 2.0 is not, nor is True."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def generator(rng: int | np.random.Generator | None) -> np.random.Generator:
+    """numpy's from a seed. Raises InvalidArgument for what is no seed."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"rng={rng!r}; expected a seed (a whole number from 0), a numpy Generator or None"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Budget:
     """users: number of fake users (int), or a share of the log's users (float, above 0 and up to 1), rounded down.
@@ -44,13 +59,13 @@ class Budget:
     clicks: int | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.users, int | np.integer)
-        if isinstance(self.users, bool) or not (self.users >= 1 if whole else 0 < self.users <= 1):
+        share = isinstance(self.users, float | np.floating) and 0 < self.users <= 1
+        if not (share or is_whole(self.users)):
             raise InvalidArgument(
                 f"a budget of {self.users!r} fake users; expected a whole number from 1, or a share above 0 and up to "
                 f"1 such as 0.01"
             )
-        if self.clicks is not None and (self.clicks != int(self.clicks) or self.clicks < 1):
+        if self.clicks is not None and not is_whole(self.clicks):
             raise InvalidArgument(f"a budget of {self.clicks!r} clicks a fake user; expected a whole number from 1")
 
     def of(self, log: FeedbackLog) -> tuple[int, int]:
