@@ -3,7 +3,8 @@
 Song et al. 2021 (arXiv 2010.02502), eta = 0; Ho and Salimans 2022 (arXiv 2207.12598). The noise of a picture is drawn
 in float32 on the CPU from its own seed, so a picture depends on neither device, dtype nor the pictures drawn beside it
 (but for the last bits of its arithmetic). Every dtype is said outright: while another model loads in a thread beside,
-the libraries below change the process-wide default. Guidance of 1 or less switches the negative prompt off, as diffusers does.
+the libraries below change the process-wide default. Guidance of 1 or less switches the negative prompt off, as
+diffusers does.
 """
 
 from __future__ import annotations

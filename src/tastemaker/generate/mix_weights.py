@@ -41,8 +41,8 @@ def mix_weights(models: Sequence[StableDiffusion], shares: Sequence[float], *, t
             raise InvalidArgument(f"{model.name} and {first.name} have different architectures or noise schedules")
         if _latents(model) != _latents(first):
             raise InvalidArgument(
-                f"{model.name} has latents of {_latents(model)}, {first.name} of {_latents(first)}; expected the same: mix "
-                "models tuned from one another"
+                f"{model.name} has latents of {_latents(model)}, {first.name} of {_latents(first)}; expected the same: "
+                "mix models tuned from one another"
             )
     unet = _mixed([model.unet for model in models], shares, [model.name for model in models])
     encoders = first.encoders
