@@ -239,6 +239,7 @@ def grid(
         print_json(facts | {"failures": [asdict(failure) for failure in guess.failures]})
     else:
         print_facts(facts)
+    _mourn(guess.damaged, "is left to draw")
     _complain(guess.failures, len(plan.models))
 
 
@@ -311,6 +312,7 @@ def _draw(plan: Plan, folder: Path, batch: int, machine: Machine, *, thumbnails:
         print_json(facts | {"pictures": pictures, "failures": [asdict(failure) for failure in outcome.failures]})
     else:
         print_facts(facts)
+    _mourn([file for file in outcome.damaged if file in outcome.files.values()], "was drawn anew")
     _complain(outcome.failures, len(plan.models))
 
 
@@ -319,6 +321,12 @@ def _write_sheets(sheets: Sequence[Image.Image], folder: Path) -> list[Path]:
 
     names = ["sheet.png"] if len(sheets) == 1 else [f"sheet-{number}.png" for number in range(1, len(sheets) + 1)]
     return [write_picture(sheet, folder / name) for sheet, name in zip(sheets, names, strict=True)]
+
+
+def _mourn(damaged: Sequence[Path], fate: str) -> None:
+    """A line on stderr for each finished picture that was not whole any more."""
+    for file in damaged:
+        err.print(f"{file}: damaged, or not the picture that belongs there; {fate}", style="yellow", soft_wrap=True)
 
 
 def _complain(failures: Sequence[Failure], n_models: int) -> None:
