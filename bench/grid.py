@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.output import peak_memory, write_json
 
-SUBJECTS = ("a red apple", "a dog", "a castle", "a rocket", "a pumpkin", "a panda", "a pizza", "a crown")
+SUBJECTS = ("a red apple", "a dog", "a house", "a rocket", "a pumpkin", "a panda", "a pizza", "a crown")
 GUIDANCE = 4.0
 
 

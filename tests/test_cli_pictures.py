@@ -111,6 +111,43 @@ def test_grid_says_what_it_will_take_and_goes_on(capsys: pytest.CaptureFixture[s
     assert "0 min 00 s" in capsys.readouterr().out
 
 
+def test_words_that_the_embedded_models_do_not_know_are_said(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    for models, said in (("zoo/base", True), ("models/sd1", False)):
+        capsys.readouterr()
+        assert code("generate", "a castle on a red background", "--models", models, *QUICK) == 0
+        assert ("do not know 'castle' and draw" in capsys.readouterr().err) is said
+    assert code("generate", "three purple hearts", "--models", "zoo/base", *QUICK) == 0
+    assert "do not know" not in capsys.readouterr().err
+
+
+def test_names_of_models_are_shown_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tastemaker.cli.pictures.out.width", 60)
+    assert code("zoo") == 0
+    shown = capsys.readouterr().out
+    assert {line.split()[0] for line in shown.splitlines() if line.startswith("zoo/")} == {
+        card.source for card in zoo.zoo()
+    }
+    assert "40 subjects: apple" in shown
+
+
+def test_a_damaged_picture_is_said_and_drawn_anew(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    Path("prompts.txt").write_text("a red apple\n")
+    for asked in (("generate", "a red apple"), ("grid", "prompts.txt")):
+        asked = (*asked, "--models", "models/sd1", "--out", asked[0], *QUICK)
+        file = Path(output(capsys, *asked)["pictures"][0]["file"])
+        file.write_bytes(file.read_bytes()[:-20])
+        if asked[0] == "grid":
+            capsys.readouterr()
+            assert code(*asked, "--dry-run", "--json") == 0
+            told = capsys.readouterr()
+            assert json.loads(told.out)["finished"] == 0
+            assert f"{file}: damaged, or not the picture that belongs there; is left to draw" in told.err
+        capsys.readouterr()
+        assert code(*asked) == 0
+        assert f"{file}: damaged, or not the picture that belongs there; was drawn anew" in capsys.readouterr().err
+        read_picture(file)
+
+
 def test_mix_writes_cocktails_sheet_and_numbers(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     asked = ("mix", "photo.png", "--content", "models/sd1", "--prompt", "a red apple", "--steps", 3, "--device", "cpu")
     made = output(capsys, *asked, "--style", "models/sd1-style", "--style", "models/sd1", "--alpha", 2, "--resnet", 1)

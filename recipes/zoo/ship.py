@@ -76,10 +76,17 @@ def ship(done: Path, names: list[str]) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a folder in the place of another; configs forget where on this machine they lay."""
+    """Put a folder in the place of another; configs forget where on this machine they lay.
+
+    Weights are stored in half precision and read in full: diffusers does so unasked, transformers where the config says
+    so, and the plain pipeline needs both alike.
+    """
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     for file in target.rglob("config.json"):
         settings = json.loads(file.read_text(encoding="utf-8"))
-        if settings.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        kept = {name: value for name, value in settings.items() if name != "_name_or_path"}
+        if "dtype" in kept:
+            kept["dtype"] = "float32"
+        if kept != settings:
+            file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,10 +41,18 @@ def print_facts(facts: dict[str, Any]) -> None:
     out.print(table)
 
 
-def print_table(title: str, frame: pl.DataFrame, most: int = 40) -> None:
+def print_table(title: str, frame: pl.DataFrame, most: int = 40, whole: Sequence[str] = ()) -> None:
+    """A table as wide as the terminal; columns named in `whole`, of what one must type, are never cut."""
     table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name, dtype in frame.schema.items():
-        table.add_column(name.replace("_", " "), justify="right" if dtype.is_numeric() else "left")
+        table.add_column(
+            name.replace("_", " "),
+            justify="right" if dtype.is_numeric() else "left",
+            no_wrap=name in whole,
+            min_width=max((len(_cell(value)) for value in frame[name].head(most)), default=0)
+            if name in whole
+            else None,
+        )
     for row in frame.head(most).iter_rows():
         table.add_row(*(_cell(value) for value in row))
     out.print(table)

@@ -78,6 +78,18 @@ def test_a_picture_does_not_depend_on_its_batch(models: Models) -> None:
     assert apart(draw(model, ["a dog"], seeds=[1], steps=3), draw(model, ["a dog"], seeds=[1], steps=3)) == 0
 
 
+def test_a_default_dtype_set_beside_changes_nothing(models: Models) -> None:
+    """The libraries below set it for the whole process while another thread loads a model in half precision."""
+    model, prompts = models("sd2"), ["a (red:1.3) apple"]
+    expected = draw(model, prompts, seeds=[3], steps=3)[0]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = draw(model, prompts, seeds=[3], steps=3)[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
 def test_long_prompts_do_not_change_their_neighbours(models: Models) -> None:
     model = models("sd1")
     together = draw(model, ["a dog", "a red apple on the dog " * 5], seeds=[1, 2], steps=3)

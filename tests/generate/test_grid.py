@@ -117,6 +117,25 @@ def test_what_was_lost_or_damaged_is_made_good(models: tuple[str, str], tmp_path
     assert not list(tmp_path.rglob(".*.part"))
 
 
+@pytest.mark.parametrize("part", [0.5, 0.999])
+def test_a_picture_cut_short_behind_its_recipe_is_drawn_anew(
+    models: tuple[str, str], tmp_path: Path, part: float
+) -> None:
+    plan = small(models[:1], prompts=PROMPTS[:1])
+    torn, whole = drawn(plan, tmp_path).files.values()
+    expected, content = pixels(torn), torn.read_bytes()
+    at = round(part * len(content))
+    for spoilt in (content[:at], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
+        torn.write_bytes(spoilt)
+        guess = grid.estimate(plan, tmp_path, loading=CPU)
+        assert (guess.finished, guess.damaged) == (1, (torn,))
+        again = drawn(plan, tmp_path)
+        assert (again.drawn, again.kept, again.damaged) == (1, 1, (torn,))
+        assert list(again.files.values()) == [torn, whole]
+        assert abs(pixels(torn) - expected).max() <= 1
+    assert drawn(plan, tmp_path).damaged == ()
+
+
 def test_a_retrained_model_is_not_mistaken_for_the_old_one(models: tuple[str, str], tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(models[0], mine)

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +240,15 @@ def single_file(path: Path) -> Path:
     return path
 
 
+def test_a_single_file_without_a_part(folder: Path, tmp_path: Path) -> None:
+    whole = load_file(single_file(tmp_path / "model.safetensors"))
+    for prefix, part in (("cond_stage_model.", "CLIPTextModel"), ("first_stage_model.", "AutoencoderKL")):
+        file = tmp_path / f"no-{part}.safetensors"
+        save_file({key: value for key, value in whole.items() if not key.startswith(prefix)}, file)
+        with pytest.raises(DataError, match=rf"no weights for its {part}; .* the full checkpoint"):
+            load(file, config=tiny.save("sd1", folder), device="cpu")
+
+
 def test_a_single_file_is_the_folder(models: Models, folder: Path, tmp_path: Path) -> None:
     file = single_file(tmp_path / "model.safetensors")
     model = load(file, config=tiny.save("sd1", folder), device="cpu")
@@ -247,13 +258,13 @@ def test_a_single_file_is_the_folder(models: Models, folder: Path, tmp_path: Pat
 def test_a_single_file_needs_configs(folder: Path, tmp_path: Path) -> None:
     file = single_file(tmp_path / "model.safetensors")
     for config in (None, tmp_path):
-        with pytest.raises(DataError, match="give config="):
+        with pytest.raises(DataError, match="config=, or --family"):
             load(file, config=config, device="cpu")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match="fetch the file again"):
         load(torn, config=folder / "sd1", device="cpu")
-    with pytest.raises(DataError, match="for a LoRA use lora="):
+    with pytest.raises(DataError, match="a LoRA as one: lora=, or --lora"):
         load(tiny.lora(folder / "lora"), config=folder / "sd1", device="cpu")
 
 
@@ -265,6 +276,45 @@ def test_pickles_are_refused_with_the_way_to_convert(tmp_path: Path, name: str) 
     (tmp_path / name).write_bytes(b"\x80\x02")
     with pytest.raises(DataError, match=r"pickled.*weights_only=True.*save_file"):
         load(tmp_path / name)
+
+
+def advised(error: pytest.ExceptionInfo[DataError]) -> str:
+    """The lines of Python in a refusal of pickles."""
+    found = re.search(r"in Python: (import .*)", error.value.problem)
+    assert found
+    return found[1]
+
+
+def test_the_advice_converts_every_part_of_a_folder(models: Models, copy: Path) -> None:
+    names = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "pytorch_model"}
+    for part, name in names.items():
+        file = next((copy / part).glob("*.safetensors"))
+        weights = load_file(file)
+        if part == "unet":  # safetensors takes neither
+            key = next(key for key, value in weights.items() if value.ndim == 2)
+            weights[key] = weights[key].t().contiguous().t()
+            pair = [f"mid_block.resnets.{at}.norm1.bias" for at in (0, 1)]
+            weights |= zip(pair, torch.stack([weights[key] for key in pair]), strict=True)
+        torch.save(weights, copy / part / f"{name}.bin")
+        file.unlink()
+    for _ in names:
+        with pytest.raises(DataError, match="pickled") as refused:
+            load(copy, device="cpu")
+        subprocess.run([sys.executable, "-c", advised(refused)], check=True)
+    assert np.array_equal(look(load(copy, device="cpu")), look(models("sd1")))
+
+
+def test_the_advice_converts_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(single_file(tmp_path / "whole.safetensors"))
+    torch.save({"state_dict": weights, "global_step": 7}, tmp_path / "model.ckpt")
+    with pytest.raises(DataError, match="pickled") as refused:
+        load(tmp_path / "model.ckpt")
+    subprocess.run([sys.executable, "-c", advised(refused)], check=True)
+    mine, theirs = (
+        load(tmp_path / f"{name}.safetensors", config=tiny.save("sd1", folder), device="cpu")
+        for name in ("model", "whole")
+    )
+    assert mine.identity == theirs.identity
 
 
 def test_a_folder_of_pickles_is_refused(copy: Path) -> None:

@@ -1,6 +1,7 @@
 """Names of models: embedded, paths, patterns, and what is said where there is none."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,6 @@ def test_cards_are_read_in_order(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "ikn"}, "expected the folder's name 'ink'"),
         ({"kind": "vae"}, "card's kind is 'vae'"),
         ({"steps": "20"}, "card's steps is '20'; expected int"),
         ({"trigger": "in ink style"}, "card's trigger is 'in ink style'"),
@@ -129,6 +129,27 @@ def test_patterns_without_a_model(root: Path) -> None:
     for source in ("zoo/q*", "models/not-a-model", "nothing/*"):
         with pytest.raises(DataError, match="no model there"):
             zoo.find([source])
+
+
+def test_a_renamed_copy_keeps_its_card(root: Path) -> None:
+    shutil.copytree(root / "ink", "models/mine")
+    card = zoo.card_of("models/mine")
+    assert card is not None
+    assert card.trigger == ("in ink style",)
+    (root / "ink").rename(root / "inc")
+    with pytest.raises(DataError, match="names 'ink'; expected its folder's name"):
+        zoo.zoo()
+
+
+def test_words_that_embedded_models_do_not_know() -> None:
+    assert zoo.unknown_words("A castle in the Mountains, (red:1.3) apples", ["zoo/ink", "mine"]) == (
+        "castle", "in", "the", "Mountains",
+    )  # fmt: skip
+    for card in zoo.zoo():
+        for example in card.examples:
+            assert zoo.unknown_words(example.prompt, ["zoo/base"]) == ()
+    for sources in ((), ("models/anime", "./zoo/base")):
+        assert zoo.unknown_words("a castle", sources) == ()
 
 
 def test_trigger_words_are_added_once(root: Path) -> None:

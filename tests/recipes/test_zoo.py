@@ -285,3 +285,11 @@ def test_what_ships_forgets_where_it_was_made(tmp_path: Path) -> None:
     assert type(unet).from_pretrained(tmp_path / "shipped" / "unet").config.block_out_channels
     for file in ship.ROOT.rglob("config.json"):
         assert "_name_or_path" not in file.read_text(), file
+
+
+def test_what_ships_is_read_in_full_precision(tmp_path: Path) -> None:
+    text = models.text_encoder(models.encoder(models.tokenizer(["cat"]))).half()
+    text.save_pretrained(tmp_path / "made" / "text_encoder")
+    ship.copy(tmp_path / "made", tmp_path / "shipped")
+    read = type(text).from_pretrained(tmp_path / "shipped" / "text_encoder")
+    assert {tensor.dtype for tensor in read.parameters()} == {torch.float32}

@@ -149,8 +149,9 @@ def zoo(*, sheet: Path | None = None, json: Json = False) -> None:
             }
             for card in cards
         ]
-        print_table("the embedded models", pl.DataFrame(table))
+        print_table("the embedded models", pl.DataFrame(table), whole=("model",))
         if cards:
+            out.print("\nthey know", *cards[0].data[1:], sep="\n  ", highlight=False)
             out.print(f"\ntry: tastemaker generate {cards[0].examples[0].prompt!r} --models 'zoo/*'", highlight=False)
     if sheet is not None:
         err.print(f"sheet: {sheet.resolve()}", soft_wrap=True)
@@ -224,6 +225,7 @@ def grid(
     if not dry_run:
         _draw(plan, to, drawing.batch, machine, thumbnails=thumbnails, json=json)
         return
+    _warn(plan)
     with counting("looking", len(plan.models)) as say:
         say(0, len(plan.models), "looking at models, timing the first")
         guess = grids.estimate(plan, to, batch=drawing.batch, loading=machine.loading)
@@ -239,6 +241,7 @@ def grid(
         print_json(facts | {"failures": [asdict(failure) for failure in guess.failures]})
     else:
         print_facts(facts)
+    _mourn(guess.damaged, "is left to draw")
     _complain(guess.failures, len(plan.models))
 
 
@@ -293,6 +296,7 @@ def recipe(
 def _draw(plan: Plan, folder: Path, batch: int, machine: Machine, *, thumbnails: bool, json: bool) -> None:
     from tastemaker.generate import grid as grids
 
+    _warn(plan)
     with counting("looking at models", len(plan)) as say:
         outcome = grids.draw_grid(plan, folder, batch=batch, loading=machine.loading, thumbnails=thumbnails, say=say)
     sheets = _write_sheets(grids.promptbook(plan, outcome), folder) if outcome.files else []
@@ -311,6 +315,7 @@ def _draw(plan: Plan, folder: Path, batch: int, machine: Machine, *, thumbnails:
         print_json(facts | {"pictures": pictures, "failures": [asdict(failure) for failure in outcome.failures]})
     else:
         print_facts(facts)
+    _mourn([file for file in outcome.damaged if file in outcome.files.values()], "was drawn anew")
     _complain(outcome.failures, len(plan.models))
 
 
@@ -319,6 +324,23 @@ def _write_sheets(sheets: Sequence[Image.Image], folder: Path) -> list[Path]:
 
     names = ["sheet.png"] if len(sheets) == 1 else [f"sheet-{number}.png" for number in range(1, len(sheets) + 1)]
     return [write_picture(sheet, folder / name) for sheet, name in zip(sheets, names, strict=True)]
+
+
+def _warn(plan: Plan) -> None:
+    """A note on stderr where prompts have words that the embedded models cannot draw."""
+    from tastemaker.generate import zoo
+
+    strange = dict.fromkeys(word for prompt in plan.prompts for word in zoo.unknown_words(prompt, plan.models))
+    if strange:
+        some = ", ".join(repr(word) for word in list(strange)[:8]) + (" ..." if len(strange) > 8 else "")
+        note = f"the embedded models do not know {some} and draw something else; `tastemaker zoo` lists what they know"
+        err.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _mourn(damaged: Sequence[Path], fate: str) -> None:
+    """A line on stderr for each finished picture that was not whole any more."""
+    for file in damaged:
+        err.print(f"{file}: damaged, or not the picture that belongs there; {fate}", style="yellow", soft_wrap=True)
 
 
 def _complain(failures: Sequence[Failure], n_models: int) -> None:

@@ -325,7 +325,7 @@ class StableDiffusion:
                 strengths.append([1.0, *weight, 1.0, *[1.0] * (room - len(part))])
         hidden, pooled = self._encode(encoder, torch.tensor(rows, device=self.device))
         hidden = hidden.float().reshape(len(batch) + 1, -1, hidden.shape[-1])
-        strength = torch.tensor(strengths, device=self.device).view(len(batch) + 1, -1, 1)
+        strength = torch.tensor(strengths, dtype=torch.float32, device=self.device).view(len(batch) + 1, -1, 1)
         if bool((strength != 1).any()):
             hidden = hidden[-1:] + strength * (hidden - hidden[-1:])
         return hidden[:-1], None if pooled is None else pooled.float()[::windows][:-1]

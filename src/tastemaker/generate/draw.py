@@ -2,7 +2,9 @@
 
 Song et al. 2021 (arXiv 2010.02502), eta = 0; Ho and Salimans 2022 (arXiv 2207.12598). The noise of a picture is drawn
 in float32 on the CPU from its own seed, so a picture depends on neither device, dtype nor the pictures drawn beside it
-(but for the last bits of its arithmetic). Guidance of 1 or less switches the negative prompt off, as diffusers does.
+(but for the last bits of its arithmetic). Every dtype is said outright: while another model loads in a thread beside,
+the libraries below change the process-wide default. Guidance of 1 or less switches the negative prompt off, as
+diffusers does.
 """
 
 from __future__ import annotations
@@ -112,7 +114,8 @@ def noise(model: Denoiser, seed: int, size: tuple[int, int]) -> Tensor:
     if not 0 <= seed < 2**63:
         raise InvalidArgument(f"seed {seed}; expected a whole number from 0 to 2**63 - 1")
     shape = (1, model.channels, size[1] // model.factor, size[0] // model.factor)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return drawn.to(model.device)
 
 
 def refuse_blank(prompt: str) -> None:

@@ -2,8 +2,8 @@
 
 A finished picture is a PNG that carries its recipe, and a row of `catalogue.csv` (which `Catalog.read` reads). Nothing
 else is remembered: whoever starts the same grid again, after a kill or a full disk, finds the finished pictures by
-their recipes and goes on. File names end in a digest of the recipe without model names, so other settings, a retrained
-model or more prompts in the same folder never overwrite or get mistaken for what is there.
+their recipes and goes on; a damaged one is drawn anew. File names end in a digest of the recipe without model names, so
+other settings, a retrained model or more prompts in the same folder never overwrite or get mistaken for what is there.
 
     FOLDER/catalogue.csv                       one row a picture, appended when the picture is whole
     FOLDER/MODEL/PROMPT-SEED-DIGEST.png        the pictures
@@ -64,6 +64,7 @@ class Outcome:
         drawn, kept: How many were drawn now, and how many were there already.
         failures: Models that failed.
         seconds: Time it took.
+        damaged: Files that stood in the place of pictures and were not those, or not whole; they counted as missing.
     """
 
     files: dict[tuple[str, str, int], Path]
@@ -71,6 +72,7 @@ class Outcome:
     kept: int
     failures: tuple[Failure, ...]
     seconds: float
+    damaged: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Estimate:
         source: Where that comes from.
         seconds: For all that is left, loading not counted.
         failures: Models that cannot be used as they are.
+        damaged: Files in the place of pictures that are not those, or not whole; they count as missing.
     """
 
     pictures: int
@@ -91,6 +94,7 @@ class Estimate:
     source: str
     seconds: float
     failures: tuple[Failure, ...]
+    damaged: tuple[Path, ...] = ()
 
 
 def draw_grid(
@@ -112,6 +116,7 @@ def draw_grid(
     folder, began = Path(folder), time.monotonic()
     files: dict[tuple[str, str, int], Path] = {}
     failures: list[Failure] = []
+    damaged: list[Path] = []
     kept = 0
     with Catalogue(folder) as catalogue:
         for job in _prepared(plan, folder, loading):
@@ -124,6 +129,7 @@ def draw_grid(
                     image = read_picture(folder / picture.file)
                     catalogue.add(picture.file, picture.recipe, image, None, small=thumbnails)
             kept += len(job.finished)
+            damaged += [folder / picture.file for picture in job.missing if picture.damaged]
             for made in _drawn(job, batch, lambda text, part: say(len(files) + part, len(plan), text)):
                 if isinstance(made, Failure):
                     failures.append(made)
@@ -137,7 +143,8 @@ def draw_grid(
                     raise DataError(f"{error.problem}; {kept_note}", file=error.file) from error
                 files[picture.key] = folder / picture.file
     in_order = {key: files[key] for key in itertools.product(plan.prompts, plan.models, plan.seeds) if key in files}
-    return Outcome(in_order, len(files) - kept, kept, tuple(failures), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Outcome(in_order, len(files) - kept, kept, tuple(failures), seconds, tuple(damaged))
 
 
 def estimate(plan: Plan, folder: str | Path, *, batch: int = 4, loading: Loading = AUTO) -> Estimate:
@@ -164,7 +171,8 @@ def estimate(plan: Plan, folder: str | Path, *, batch: int = 4, loading: Loading
         each, source = statistics.median(taken) * steps, f"median of {len(taken)} finished pictures"
     elif missing:
         each, source = _probe(plan, missing, batch, round(steps), loading, failures)
-    return Estimate(len(plan), len(finished), each, source, each * len(missing), tuple(failures))
+    damaged = tuple(folder / picture.file for picture in missing if picture.damaged)
+    return Estimate(len(plan), len(finished), each, source, each * len(missing), tuple(failures), damaged)
 
 
 def promptbook(plan: Plan, outcome: Outcome, *, rows: int = 12) -> list[Image.Image]:

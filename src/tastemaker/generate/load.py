@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,10 +41,6 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Lora = Sequence[tuple[str | Path, float]]
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-CONVERT = (
-    "it may run code when opened, so only safetensors are read; convert it where you trust it: "
-    "torch.load(FILE, weights_only=True), then safetensors.torch.save_file(weights['state_dict'], 'FILE.safetensors')"
-)
 
 
 def load(
@@ -124,7 +121,7 @@ def _resolve(source: str | Path) -> Path:
     if not path.exists():
         raise DataError("no such model; expected a diffusers folder, a .safetensors file or zoo/NAME", file=path)
     if path.is_file() and path.suffix in PICKLED:
-        raise DataError(f"a pickled checkpoint: {CONVERT}", file=path)
+        raise DataError(f"a pickled checkpoint: {_conversion(path)}", file=path)
     if path.is_file() and path.suffix != ".safetensors":
         raise DataError(f"a '{path.suffix}' file; expected a .safetensors checkpoint or a diffusers folder", file=path)
     return path
@@ -158,21 +155,27 @@ def _from_file(
     path: Path, name: str, place: torch.device, dtype: torch.dtype, config: str | Path | None
 ) -> StableDiffusion:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+    from diffusers.loaders.single_file_utils import (
+        SingleFileComponentError,
+        fetch_diffusers_config,
+        load_single_file_checkpoint,
+    )
 
     try:
         weights = load_single_file_checkpoint(str(path), local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"cannot be read: {error}; fetch the file again", file=path) from error
     if not any(key.startswith("model.diffusion_model.") for key in weights):
-        raise DataError("holds no diffusion model in the original layout; for a LoRA use lora=", file=path)
+        raise DataError(
+            "holds no diffusion model in the original layout; give a LoRA as one: lora=, or --lora", file=path
+        )
     double = any(key.startswith("conditioner.embedders.1.") for key in weights)
     family = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
     folder = _cached(family) if config is None else Path(config)
     if folder is None or not (folder / "model_index.json").is_file():
         raise DataError(
-            f"holds weights only; give config=, a diffusers folder of the same family (such as {family}) for tokenizer "
-            "and scheduler",
+            f"holds weights only; give a diffusers folder of the same family (such as {family}) for tokenizer and "
+            "scheduler: config=, or --family on the command line",
             file=path,
         )
     pipeline = StableDiffusionXLPipeline if double else StableDiffusionPipeline
@@ -181,6 +184,13 @@ def _from_file(
         parts = pipeline.from_single_file(
             str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, **extra
         )
+    except SingleFileComponentError as error:
+        part = re.search(r"Failed to load (\w+)", str(error))
+        raise DataError(
+            f"holds no weights for its {part[1] if part else 'parts'}; expected UNet, VAE and text encoder in one: "
+            "fetch the full checkpoint, or use the model's diffusers folder",
+            file=path,
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise DataError(f"does not fit the configs in {folder}: {error}", file=path) from error
     encoders = [(parts.tokenizer, parts.text_encoder)]
@@ -223,7 +233,9 @@ def _weights(path: Path, part: str) -> dict[str, Any]:
     if not files:
         pickled = [file for file in folder.iterdir() if file.suffix in PICKLED]
         raise DataError(
-            f"a pickled checkpoint: {CONVERT}" if pickled else f"no weights in '{part}': fetch its .safetensors file",
+            f"a pickled checkpoint: {_conversion(pickled[0])}"
+            if pickled
+            else f"no weights in '{part}': fetch its .safetensors file",
             file=pickled[0] if pickled else folder,
         )
     plain = [file for file in files if ".fp16." not in file]
@@ -316,9 +328,26 @@ def _take_off(model: StableDiffusion, names: list[str]) -> None:
             recurse_remove_peft_layers(module)
 
 
+def _conversion(file: Path) -> str:
+    """How to convert a pickled file, as lines of Python that do it.
+
+    Single checkpoints keep their weights under 'state_dict', files of a folder are the weights; weights that share
+    memory or lie across it are refused by safetensors, so each becomes a copy of its own.
+    """
+    target = file.with_name("model.safetensors" if file.name == "pytorch_model.bin" else f"{file.stem}.safetensors")
+    return (
+        "it may run code when opened, so only safetensors are read; convert it where you trust it, in Python: "
+        f"import torch; from safetensors.torch import save_file; "
+        f"weights = torch.load({str(file)!r}, map_location='cpu', weights_only=True); "
+        "weights = weights.get('state_dict', weights); "
+        "weights = {name: one.clone().contiguous() for name, one in weights.items() if torch.is_tensor(one)}; "
+        f"save_file(weights, {str(target)!r}, metadata={{'format': 'pt'}})"
+    )
+
+
 def _lora_file(path: Path) -> Path:
     if path.is_file() and path.suffix in PICKLED:
-        raise DataError(f"a pickled LoRA: {CONVERT}", file=path)
+        raise DataError(f"a pickled LoRA: {_conversion(path)}", file=path)
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if len(files) != 1 or files[0].suffix != ".safetensors":
         raise DataError("expected a LoRA: one .safetensors file, or a folder with exactly one", file=path)

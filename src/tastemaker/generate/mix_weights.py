@@ -26,7 +26,8 @@ def mix_weights(models: Sequence[StableDiffusion], shares: Sequence[float], *, t
         text: mix text encoders too; else the first model's reads the prompt.
 
     Raises:
-        InvalidArgument: shares that do not sum to 1, different architectures or schedules, or a LoRA that is on.
+        InvalidArgument: shares that do not sum to 1, different architectures, schedules or latents, or a LoRA
+            that is on.
     """
     if not models or len(models) != len(shares) or abs(sum(shares) - 1) > 1e-6:
         raise InvalidArgument(
@@ -38,6 +39,11 @@ def mix_weights(models: Sequence[StableDiffusion], shares: Sequence[float], *, t
             raise InvalidArgument(f"{model.name} wears a LoRA; mix the bare models and put it on the mixture")
         if type(model) is not type(first) or model.schedule != first.schedule:
             raise InvalidArgument(f"{model.name} and {first.name} have different architectures or noise schedules")
+        if _latents(model) != _latents(first):
+            raise InvalidArgument(
+                f"{model.name} has latents of {_latents(model)}, {first.name} of {_latents(first)}; expected the same: "
+                "mix models tuned from one another"
+            )
     unet = _mixed([model.unet for model in models], shares, [model.name for model in models])
     encoders = first.encoders
     if text:
@@ -48,6 +54,10 @@ def mix_weights(models: Sequence[StableDiffusion], shares: Sequence[float], *, t
         encoders = tuple((tokenizer, layer) for (tokenizer, _), layer in zip(encoders, layers, strict=True))
     name = " + ".join(f"{share:g} {model.name}" for model, share in zip(models, shares, strict=True))
     return dataclasses.replace(first, name=name, unet=unet, encoders=encoders)
+
+
+def _latents(model: StableDiffusion) -> str:
+    return f"{model.channels} channels, 1/{model.factor} of the pixels a side, scale {model.scale:g}"
 
 
 def _mixed(modules: Sequence[nn.Module], shares: Sequence[float], names: Sequence[str]) -> nn.Module:

@@ -202,6 +202,14 @@ def read_recipe(path: str | Path) -> Recipe:
         raise DataError(error.problem, file=path) from error
 
 
+def check_whole(path: str | Path) -> None:
+    """That every chunk of a PNG is there with its checksum; its pixels are not decoded. Raises DataError."""
+    try:
+        _check_png(Path(path).read_bytes())
+    except DAMAGED as error:
+        raise DataError(f"damaged or truncated ({error}); get a whole copy of it", file=path) from error
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tastemaker.errors import DataError, InvalidArgument
 from tastemaker.generate import zoo
-from tastemaker.generate.picture import Part, Recipe, read_recipe
+from tastemaker.generate.picture import Part, Recipe, check_whole, read_recipe
 
 if TYPE_CHECKING:
     from tastemaker.generate.denoiser import StableDiffusion
@@ -74,11 +74,18 @@ AUTO = Loading()
 
 @dataclass(frozen=True)
 class Planned:
-    """One picture of a plan, where it belongs and how it is made."""
+    """One picture of a plan, where it belongs and how it is made.
 
-    key: tuple[str, str, int]  # prompt, model, seed as planned
-    file: str  # below the grid's folder
+    Attributes:
+        key: prompt, model, seed as planned.
+        file: Where it belongs, below the grid's folder.
+        damaged: A file stands there that is damaged, or is not this picture.
+    """
+
+    key: tuple[str, str, int]
+    file: str
     recipe: Recipe
+    damaged: bool = False
 
 
 def plan(
@@ -135,7 +142,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
 
 
 def survey(plan: Plan, name: str, folder: Path) -> tuple[Path, list[Planned], list[Planned]]:
-    """Where a model lies, which of its pictures are finished, and which are missing."""
+    """Where a model lies, which of its pictures are finished, and which are missing; a damaged one is missing."""
     path = zoo.resolve(name)
     model = Part(name, zoo.fingerprint(path))
     loras = tuple(Part(lora, zoo.fingerprint(zoo.resolve(lora, "lora")), scale) for lora, scale in plan.loras)
@@ -157,14 +164,16 @@ def survey(plan: Plan, name: str, folder: Path) -> tuple[Path, list[Planned], li
             height=plan.height,
         )
         file = f"{slug(Path(name).name)}/{slug(prompt)}-{seed}-{recipe.digest[:10]}.png"
-        here = missing if _recipe_at(folder / file) != recipe.digest else finished
-        here.append(Planned((prompt, name, seed), file, recipe))
+        whole = _recipe_at(folder / file) == recipe.digest
+        damaged = not whole and (folder / file).exists()
+        (finished if whole else missing).append(Planned((prompt, name, seed), file, recipe, damaged))
     return path, finished, missing
 
 
 def _recipe_at(path: Path) -> str | None:
     """Digest of the recipe a picture carries; None where there is no whole picture of ours."""
     try:
+        check_whole(path)
         return read_recipe(path).digest
     except DataError:
         return None

@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,7 @@ class Card:
     """What stands in card.json.
 
     Attributes:
-        name: Name of the folder; the model is `zoo/NAME`.
+        name: Name of the embedded model's folder; the model is `zoo/NAME`.
         title: A few words for people.
         kind: model or lora.
         base: Name of the embedded model it was tuned from; None for the base itself.
@@ -82,12 +84,13 @@ class Card:
 
 
 def read_card(folder: str | Path) -> Card:
-    """The card of one model folder. Raises DataError where it is missing, wrong, or names missing files."""
+    """The card of one model folder. Raises DataError where it is missing, wrong, or names missing files.
+
+    A copy of an embedded model keeps its card, whatever its folder is called.
+    """
     path = Path(folder) / "card.json"
     try:
         card = record.read(Card, path.read_bytes(), "card")
-        if card.name != path.parent.name:
-            raise DataError(f"the card names '{card.name}'; expected the folder's name '{path.parent.name}'")
         for example in card.examples:
             if Path(example.file).name != example.file or not (path.parent / example.file).is_file():
                 raise DataError(f"the example '{example.file}' is not a file in the card's folder")
@@ -101,6 +104,9 @@ def read_card(folder: str | Path) -> Card:
 def zoo() -> tuple[Card, ...]:
     """Every embedded model and LoRA: the base first, then models, then LoRAs, by name."""
     cards = [read_card(path.parent) for path in ROOT.glob("*/card.json")]
+    for card in cards:
+        if not card.folder.is_dir():
+            raise DataError(f"the card of an embedded model names '{card.name}'; expected its folder's name", file=ROOT)
     return tuple(sorted(cards, key=lambda card: (card.kind == "lora", card.base is not None, card.name)))
 
 
@@ -116,6 +122,18 @@ def with_triggers(prompt: str, sources: Iterable[str]) -> str:
     """The prompt and, after commas, the trigger words of these models' cards that it does not hold yet."""
     words = [word for source in sources if (card := card_of(source)) for word in card.trigger]
     return ", ".join([prompt, *(word for word in dict.fromkeys(words) if word.lower() not in prompt.lower())])
+
+
+def unknown_words(prompt: str, sources: Iterable[str]) -> tuple[str, ...]:
+    """Words of a prompt that the embedded models among these were never taught: their tokenizer splits them.
+
+    None where none of the models is embedded. Numerals and signs are not words.
+    """
+    if not any((card := card_of(source)) and card.source == source and card.kind == "model" for source in sources):
+        return ()
+    tokenizer = json.loads((ROOT / "base" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    words = re.findall(r"(?<!['’])[^\W\d_]+", prompt)
+    return tuple(dict.fromkeys(word for word in words if f"{word.lower()}</w>" not in tokenizer["model"]["vocab"]))
 
 
 def resolve(source: str, kind: Kind = "model") -> Path:
