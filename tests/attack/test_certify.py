@@ -138,3 +138,20 @@ def test_bad_input():
         certificate(votes, [], k=1)
     with pytest.raises(InvalidArgument, match="fake users"):
         untouched(5, 2, -1)
+
+
+def test_what_many_small_bags_prove_a_hundred_large_ones_do_not():
+    """900 people who get the same first item in 19 of 20 bags, and each of 49 others now and then."""
+    share = np.r_[0.95, np.full(49, 0.05)]
+
+    def kept(bags, size):
+        count = np.tile(np.rint(share * bags).astype(np.int32), (900, 1))
+        votes = Votes(count, bags, size, 1, 900)
+        return certificate(votes, np.arange(900), k=1, fakes=(1, 10, 50), targets=[7])
+
+    small, large = kept(2000, 5), kept(100, 100)
+    assert small["kept"].to_list() == [1, 1, 1]
+    assert small["targets_out"].to_list() == [1, 1, 1]
+    assert large["kept"].to_list()[1:] == [0, 0]
+    assert large["targets_out"].to_list()[1:] == [0, 0]
+    assert kept(2000, 5)["untouched"][1] == pytest.approx(untouched(900, 5, 10))
