@@ -53,7 +53,7 @@ def test_a_drill_writes_marked_logs_and_tables(capsys: pytest.CaptureFixture[str
     run(log, *quick, "--attacks", "random", "--victims", "popular")
     out = capsys.readouterr().out
     assert "Transfer" in out
-    assert "What each got" in out
+    assert "popular: what each got" in out
     assert {path.name for path in (tmp_path / "drill").iterdir()} == {
         "random", "drill.json", "detection.svg", "price.svg",
     }  # fmt: skip

@@ -88,13 +88,14 @@ def attack(
         n_targets: How many to draw.
         budget: Fake users, a number or a share such as 1%.
         clicks: Items each fake user likes; as many as real users do on average when not given.
-        attacks: Which attacks. None depends on which others there are.
+        attacks: Which attacks. Each draws by itself, so the others change none; but hidden evades a learned detector,
+            which is taught on rules that are not among them.
         surrogate: What learned and hidden train in place of the victim; with several, each has attacks of its own.
         victims: Which recommenders, with their usual settings.
         defences: Ways to train beside the plain one. distrust leaves out as many accounts as there are fakes.
-        detector: The one that distrust relies on and hidden evades; all three are judged. learned is the default as
-            it catches learned attacks most evenly (docs/injection.md: AUC .65 to .96 on three logs, statistics .33 to
-            .96, pca .13 to .69). It is taught on fakes made by rules that are not among the attacks.
+        detector: What distrust relies on and hidden evades (its attacker knows it); all three are judged. learned by
+            default: its AUC on learned attacks, evading or not, is .65 to .96 on the three logs of docs/injection.md,
+            that of statistics .33 to .96, of pca .13 to .69. It is taught on rules that are not among the attacks.
         rounds: Outer rounds of the learned attacks.
         rank: Factors of the learned attacks' surrogates.
         how: How to split; a share of each user's events, or the latest.
@@ -346,24 +347,29 @@ def _plot(made: Drill, to: Path) -> None:
 
 
 def _print(made: Drill, ways: Mapping[str, Defence]) -> None:
-    label = ["victim", "attack", "defence"]
-    reached = ["hit_rate_before", "hit_rate", "accuracy", "accuracy_change", "change_low", "change_high"]
-    got = ["stakeholder", "hit_rate", "hit_rate_change", "exposure", "exposure_change"]
+    label = ["attack", "defence"]
+    reached = {"hit_rate_before": "before", "hit_rate": "after", "accuracy": "accuracy", "accuracy_change": "change"}
+    reached |= {"change_low": "low", "change_high": "high"}
+    got = {"stakeholder": "who", "hit_rate": "hit_rate", "hit_rate_change": "change"}
+    got |= {"exposure": "exposure", "exposure_change": "change "}
     shown = ["detector", "attack", "taught", "auc", "low", "high", "precision", "n_fake"]
-    seen = made.detection.with_columns(pl.when("taught").then(pl.lit("yes")).alias("taught"))
-    gains = made.transfer.with_columns(pl.col("surrogate").str.extract(r"^(\w+)")).drop(c.SIMULATED)
     places = selectors.float().round(4)
-    print_table(
-        f"Targets' hit rate@{made.k} and {made.metric}", made.outcomes.select(*label, *reached).with_columns(places)
-    )
-    print_table(
-        "What each got; changes against neither attack nor defence",
-        made.stakeholders.select(*label, *got).with_columns(places),
-    )
-    print_table("Can it be seen? Fake users against real ones", seen.select(shown).with_columns(places))
+
+    def of(victim: str, table: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
+        return table.filter(pl.col("victim") == victim).select(*label, *columns).rename(columns).with_columns(places)
+
+    for victim in made.outcomes["victim"].unique(maintain_order=True):
+        title = f"{victim}: targets' hit rate@{made.k} before and after, and {made.metric} with its change"
+        print_table(title, of(victim, made.outcomes, reached))
+    for victim in made.outcomes["victim"].unique(maintain_order=True):
+        title = f"{victim}: what each got; changes against neither attack nor defence"
+        print_table(title, of(victim, made.stakeholders, got))
+    seen = made.detection.with_columns(places, pl.when("taught").then(pl.lit("yes")).alias("taught"))
+    print_table("Can it be seen? Fake users against real ones", seen.select(shown))
     if made.detection["taught"].any():
         out.print("taught: the detector learned from this very rule, so the row says little of attacks it has not seen")
-    print_table("Transfer: change of the targets' hit rate, undefended", gains.with_columns(places))
+    gains = made.transfer.with_columns(places, pl.col("surrogate").str.extract(r"^(\w+)")).drop(c.SIMULATED)
+    print_table("Transfer: change of the targets' hit rate, undefended", gains)
     _print_proofs(made.certificates, ways)
 
 
