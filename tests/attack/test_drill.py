@@ -12,8 +12,8 @@ from tastemaker import columns as c
 from tastemaker.attack import Budget, heuristic, poisoned
 from tastemaker.attack.certify import Bagging, certificate
 from tastemaker.attack.defend import Adversarial, Cap, Distrust
-from tastemaker.attack.detect import PCA, Statistics, judge
-from tastemaker.attack.drill import NONE, drill
+from tastemaker.attack.detect import PCA, Learned, Statistics, judge
+from tastemaker.attack.drill import NONE, check, drill
 from tastemaker.attack.hits import hit_rate, per_target
 from tastemaker.attack.report import plot_detection, plot_price
 from tastemaker.attack.synthetic import low_rank_clicks
@@ -142,6 +142,13 @@ class Stubborn:
         raise AssertionError("never asked")
 
 
+class Forgetful(ItemKNN):
+    """Fits, and does not say so."""
+
+    def fit(self, log, *, weight=None, rng=None):
+        super().fit(log, weight=weight, rng=rng)
+
+
 class Unweighted(ItemKNN):
     def fit(self, log):
         raise AssertionError("never asked")
@@ -158,6 +165,10 @@ def test_bad_input():
         drill(ItemKNN(), TRAIN, [], test=TEST)
     with pytest.raises(InvalidArgument, match="stands for none"):
         drill({"none": ItemKNN()}, TRAIN, {"none": fakes}, {"none": Cap()}, test=TEST)
+    with pytest.raises(InvalidArgument, match=r"forgetful.fit returned None.*'return self'"):
+        drill({"forgetful": Forgetful()}, TRAIN, fakes, test=TEST, detectors=[])
+    with pytest.raises(InvalidArgument, match="seed=-1"):
+        drill(ItemKNN(), TRAIN, fakes, test=TEST, seed=-1)
     with pytest.raises(InvalidArgument, match="k=61"):
         drill(ItemKNN(), TRAIN, fakes, test=TEST, k=61)
     with pytest.raises(UnknownName, match="NDCG@10"):
@@ -171,6 +182,30 @@ def test_bad_input():
         drill(ItemKNN(), TRAIN, dataclasses.replace(fakes, targets=np.array([99], np.int32)), test=TEST)
     with pytest.raises(InvalidArgument, match="10 items"):
         drill(ItemKNN(), TRAIN, heuristic.random(other, [1], Budget(2, 3)), test=TEST)
+
+
+def test_a_poisoned_log_is_refused_until_its_fakes_are_dropped():
+    fakes = heuristic.random(TRAIN, [3], Budget(4, 10), rng=0)
+    bad = poisoned(TRAIN, fakes)
+    test = dataclasses.replace(TEST, user_ids=bad.user_ids)
+    with pytest.raises(InvalidArgument, match=r"training log holds 40 events marked 'simulated'.*drop them with"):
+        drill(ItemKNN(), bad, fakes, test=test)
+    good = bad.select(~pl.col("simulated").fill_null(False)).compact()  # as the message says
+    train, held = split.per_user(good, 0.2, rng=0)
+    assert good.n_users == len(TRAIN.users)
+    check(ItemKNN(), train, test=held, k=5)
+    with pytest.raises(InvalidArgument, match="test log holds 40 events"):
+        drill(ItemKNN(), dataclasses.replace(TRAIN, user_ids=bad.user_ids), fakes, test=bad)
+
+
+def test_a_detector_that_was_taught_the_very_rule_is_marked():
+    attacks = {
+        "mine": FAKES["random"], "rewritten": dataclasses.replace(FAKES["random"], method="random evading"),
+        "other": FAKES["bandwagon"],
+    }  # fmt: skip
+    finders = {"statistics": Statistics(), "learned": Learned((heuristic.random,), copies=1)}
+    found = drill(Popular(), TRAIN, attacks, test=TEST, k=5, detectors=finders, draws=5).detection
+    assert found.filter("taught").select("detector", "attack").rows() == [("learned", "mine"), ("learned", "rewritten")]
 
 
 def test_pictures(done):

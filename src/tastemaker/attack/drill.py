@@ -12,6 +12,9 @@ Easy to get wrong:
   judged. Only users of the test log who have events in the training log count.
 - One drill holds one run of each attack and one seed. Intervals are over users; another run of the attack may differ
   by more.
+- A log that is poisoned already is refused: its fake users would be taken for people, judged and made an average of.
+- `Learned` knows the rules it was taught. Where it is judged on one of them, the row of `detection` is marked `taught`:
+  that AUC says nothing about attacks it has not seen.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ class Drill:
         stakeholders: victim, attack, defence, simulated, then the table of `evaluate.stakeholders` (consumers, then the
             groups of makers), and hit_rate_change, exposure_change, liked_exposure_change against the undefended
             victim on the clean log.
-        detection: detector, attack, simulated, auc, low, high, average_precision, precision (at the true number of
-            fakes), n_fake, n_real.
+        detection: detector, attack, simulated, taught (whether the detector was taught the rule of this very attack),
+            auc, low, high, average_precision, precision (at the true number of fakes), n_fake, n_real.
         curves: detector, attack, simulated, then the curve of `detect.Detection`.
         transfer: attack, surrogate, simulated, and a column a victim: hit rate with less without the fakes, undefended.
         attacks: attack, method, surrogate, simulated, users, share (of real users), clicks (mean), targets.
@@ -118,11 +121,12 @@ def drill(
         draws: bootstrap samples of users.
         say: called with a sentence before each fit.
 
-    Raises InvalidArgument for a victim that cannot be refitted, fakes made for another log, a test log of other
-    vocabularies or without users to judge, UnknownId for targets that do not exist.
+    Raises InvalidArgument for a victim that cannot be refitted, fakes made for another log, and what `check` refuses;
+    UnknownId for targets that do not exist.
     """
     metric = metric or f"NDCG@{k}"
-    who = _named(victims, lambda one: str(getattr(one, "kind", type(one).__name__)), "victims")
+    check(victims, log, test=test, k=k, metric=metric, seed=seed)
+    who = _who(victims)
     attacks = _named(fakes, lambda one: one.method, "attacks")
     ways: dict[str, Defence] = {NONE: Plain(), **_named(defences, lambda one: type(one).__name__.lower(), "defences")}
     finders = _named(
@@ -130,13 +134,11 @@ def drill(
         lambda one: type(one).__name__.lower(),
         "detectors",
     )
-    if not who or not attacks:
-        raise InvalidArgument(f"{len(who)} victims and {len(attacks)} attacks; expected at least one of each")
-    for victim in who.values():
-        _check_victim(victim)
+    if not attacks:
+        raise InvalidArgument("0 attacks; expected at least one, such as heuristic.random(log, targets, Budget(0.01))")
     for one in attacks.values():
         target_rows(log, one.targets)
-    judged = _judged(log, test, k, metric)
+    judged = _judged(log, test)
     groups = groups or by_popularity(log)
     logs = {NONE: log} | {name: poisoned(log, one) for name, one in attacks.items()}
     surrogates = {name: _surrogate(one) for name, one in attacks.items()}
@@ -167,6 +169,11 @@ def drill(
                     continue
                 say(f"{name}: {attack} attack, defence {way}")
                 model = defence.fit(victim, seen, rng=seed)
+                if not callable(getattr(model, "recommend", None)):
+                    raise InvalidArgument(
+                        f"{name}.fit returned {model!r}, which recommends nothing; expected the fitted recommender: "
+                        f"end its fit with 'return self'"
+                    )
                 recs = model.recommend(judged.users, max(k, depth([metric])), exclude=seen)
                 accuracy = per_user(recs, judged, [metric])
                 recs = recs.filter(pl.col(c.RANK) < k)
@@ -201,13 +208,50 @@ def drill(
     return Drill(
         results,
         pl.concat(shares),
-        _detections(found),
+        _detections(found, finders, attacks),
         _curves(found),
         _transfer(results, surrogates),
         _attacks(attacks, surrogates, log),
         pl.concat(proofs or [pl.DataFrame()]),
         k, metric, seed,
     )  # fmt: skip
+
+
+def check(
+    victims: Some[Victim], log: FeedbackLog, *, test: FeedbackLog, k: int = 10, metric: str | None = None, seed: int = 0
+) -> None:
+    """Raise for what a drill refuses whatever the attack is; worth asking before a long attack is computed.
+
+    Arguments as in `drill`. Raises InvalidArgument for no victims, one that cannot be refitted, a log that is graded or
+    poisoned already, a test log of other vocabularies or without users to judge, a k that the catalogue cannot fill, a
+    seed below 0; UnknownName for the metric.
+    """
+    if not (who := _who(victims)):
+        raise InvalidArgument("0 victims; expected at least one recommender, such as Factors()")
+    for victim in who.values():
+        _check_victim(victim)
+    if seed < 0:
+        raise InvalidArgument(f"seed={seed}; expected a whole number from 0")
+    log.require_signed("a drill")
+    if test.user_ids != log.user_ids or test.item_ids != log.item_ids:
+        raise InvalidArgument("the test log holds other users or items than the training log; split one log")
+    for what, part in (("training", log), ("test", test)):
+        if c.SIMULATED in part.events.columns and (fake := int(part.events[c.SIMULATED].sum())):
+            raise InvalidArgument(
+                f"the {what} log holds {fake:,} events marked '{c.SIMULATED}', such as fake users of an earlier drill; "
+                f"expected real ones only: take the log from before, or drop them with "
+                f"log.select(~pl.col('{c.SIMULATED}').fill_null(False)).compact(), and .save(folder) for the command "
+                f"line"
+            )
+    if not 1 <= k <= log.n_items:
+        raise InvalidArgument(f"k={k}; expected 1 to {log.n_items}, the number of items")
+    depth([metric or f"NDCG@{k}"])
+    if not (_judged(log, test).value > 0).any():
+        raise InvalidArgument("nobody with events in the training log likes anything in the test log; nothing to judge")
+
+
+def _who(victims: Some[Victim]) -> dict[str, Victim]:
+    return _named(victims, lambda one: str(getattr(one, "kind", type(one).__name__)), "victims")
 
 
 def _named(given: Some[T], name: Callable[[T], str], what: str) -> dict[str, T]:
@@ -235,18 +279,9 @@ def _check_victim(victim: Victim) -> None:
         )
 
 
-def _judged(log: FeedbackLog, test: FeedbackLog, k: int, metric: str) -> FeedbackLog:
+def _judged(log: FeedbackLog, test: FeedbackLog) -> FeedbackLog:
     """The test events of users who have events in the log."""
-    log.require_signed("a drill")
-    if test.user_ids != log.user_ids or test.item_ids != log.item_ids:
-        raise InvalidArgument("the test log holds other users or items than the training log; split one log")
-    if not 1 <= k <= log.n_items:
-        raise InvalidArgument(f"k={k}; expected 1 to {log.n_items}, the number of items")
-    depth([metric])
-    judged = test.select(np.isin(test.user, log.users))
-    if not (judged.value > 0).any():
-        raise InvalidArgument("nobody with events in the training log likes anything in the test log; nothing to judge")
-    return judged
+    return test.select(np.isin(test.user, log.users))
 
 
 def _surrogate(fakes: Fakes) -> str | None:
@@ -258,12 +293,21 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _detections(found: Mapping[tuple[str, str], Detection]) -> pl.DataFrame:
+def _detections(
+    found: Mapping[tuple[str, str], Detection], detectors: Mapping[str, Detector], attacks: Mapping[str, Fakes]
+) -> pl.DataFrame:
     rows = []
     for (detector, attack), one in found.items():
         numbers = {f.name: getattr(one, f.name) for f in dataclasses.fields(one) if f.name != "curve"}
-        rows.append({"detector": detector, "attack": attack, c.SIMULATED: True, **numbers})
+        taught = _taught(detectors[detector], attacks[attack])
+        rows.append({"detector": detector, "attack": attack, c.SIMULATED: True, "taught": taught, **numbers})
     return pl.DataFrame(rows)
+
+
+def _taught(detector: Detector, fakes: Fakes) -> bool:
+    """Whether the detector learned from the rule that made these fakes, rewritten since (`evade`) or not."""
+    rules = detector.attacks if isinstance(detector, Learned) else ()
+    return fakes.method.removesuffix(" evading") in [rule.__name__ for rule in rules]
 
 
 def _curves(found: Mapping[tuple[str, str], Detection]) -> pl.DataFrame:
