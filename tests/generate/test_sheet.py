@@ -5,7 +5,18 @@ import pytest
 from PIL import Image
 
 from tastemaker.errors import InvalidArgument
-from tastemaker.generate.sheet import EMPTY, GROUND, MOST, Cell, before_after, sheet, thumbnail
+from tastemaker.generate.sheet import (
+    EMPTY,
+    GROUND,
+    MOST,
+    Cell,
+    _beside,
+    _caption,
+    _font,
+    before_after,
+    sheet,
+    thumbnail,
+)
 
 RED, BLUE = Image.new("RGB", (96, 96), "red"), Image.new("RGB", (64, 32), "blue")
 
@@ -76,3 +87,20 @@ def test_thumbnails_shrink_only() -> None:
     assert thumbnail(BLUE, 48).size == (48, 24)
     assert thumbnail(BLUE).size == BLUE.size
     assert RED.size == (96, 96)
+
+
+def test_long_prompts_beside_a_row_are_smaller_not_cut() -> None:
+    font, (short,) = _beside(["a fox above a balloon"], 14, 192)
+    prompt = "a photograph of a lighthouse on a cliff above the sea in a storm at night, " * 5
+    smaller, (lines,) = _beside([prompt], 14, 192)
+    assert (font.size, " ".join(short)) == (14, "a fox above a balloon")
+    assert smaller.size < 14
+    assert " ".join(lines) == prompt.strip()
+    assert len(lines) * 1.25 * smaller.size <= 192 + smaller.size
+
+
+def test_captions_go_on_in_a_second_line() -> None:
+    caption = "Ink outlines and washes on cream paper: a fox above a balloon"
+    assert "".join(_caption(Cell(RED, ("zoo/ink", caption)), _font(12), 192)[1:]).replace(" ", "") == caption.replace(
+        " ", ""
+    )

@@ -17,6 +17,7 @@ from tastemaker.errors import InvalidArgument
 
 GROUND, EMPTY, INK, FAINT = "#fbfaf7", "#ecebe6", "#1c1c1c", "#5f5f5f"
 CELL, GAP, MOST = 192, 10, 8_000  # pixels: side of a cell, space between, longest side of a sheet
+SMALLEST = 8  # pixels, of letters
 Font = ImageFont.FreeTypeFont
 
 
@@ -58,7 +59,7 @@ def sheet(
 
     size = max(10, cell // 13)
     label, small = _font(size), _font(max(9, size - 2))
-    side = [_wrapped(text, label, cell - GAP, 9) for text in row_labels]
+    side_font, side = _beside(row_labels, size, cell)
     heads = [_wrapped(text, label, cell, 3) for text in column_labels]
     captions = [[_caption(place, small, cell) for place in row] for row in rows]
     left = GAP + (cell if row_labels else 0)
@@ -79,7 +80,7 @@ def sheet(
         _text(draw, left + column * (cell + GAP), top, lines, label)
     for number, row in enumerate(rows):
         if side:
-            _text(draw, GAP, tops[number], side[number], label)
+            _text(draw, GAP, tops[number], side[number], side_font)
         for column, place in enumerate(row):
             if place is not None:
                 at = left + column * (cell + GAP), tops[number]
@@ -146,7 +147,8 @@ def _caption(place: Cell | None, font: Font, cell: int) -> list[str]:
         return []
     if place.picture is None:
         return _wrapped(" ".join(place.caption), font, cell - 2 * GAP, 6)
-    return [_wrapped(line, font, cell, 1)[0] for line in place.caption]
+    first = [_wrapped(line, font, cell, 1)[0] for line in place.caption[:1]]
+    return first + [part for line in place.caption[1:] for part in _wrapped(line, font, cell, 3)]
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
@@ -171,6 +173,16 @@ def _height(lines: int, font: Font) -> int:
 def _text(draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], font: Font, colour: str = INK) -> None:
     for number, line in enumerate(lines):
         draw.text((x, y + number * _line(font)), line, colour, font)
+
+
+def _beside(labels: Sequence[str], size: int, cell: int) -> tuple[Font, list[list[str]]]:
+    """Labels of rows in lines, and their font: smaller than `size` where they would not fit beside a cell whole."""
+    for smaller in range(size, SMALLEST - 1, -1):
+        font = _font(smaller)
+        lines = [_wrapped(text, font, cell - GAP, cell // _line(font)) for text in labels]
+        if all(" ".join(one) == " ".join(text.split()) for one, text in zip(lines, labels, strict=True)):
+            break
+    return font, lines
 
 
 def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
