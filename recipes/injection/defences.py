@@ -38,7 +38,6 @@ from tastemaker.attack import evade as hiding
 from tastemaker.attack import heuristic as rules
 from tastemaker.attack.bilevel import Loop
 from tastemaker.attack.certify import Bagging
-from tastemaker.attack.clicks import real_clicks
 from tastemaker.attack.defend import Adversarial, Cap, Defence, Distrust, Plain, Trimmed, Welsch
 from tastemaker.attack.profiles import Fakes, poisoned
 from tastemaker.evaluate.compare import paired
@@ -165,8 +164,7 @@ def evading(stage: Stage, detector: str, quantile: float) -> Fakes | None:
     def make(_: Path) -> Fakes:
         ours = _given(stage, "ours")
         assert ours is not None  # `keep` makes what is missing, or this would not run
-        length = np.diff(real_clicks(study.train).indptr)
-        longest = max(int(np.quantile(length[length > 0], 0.9)), *(len(one) for one in ours.profiles))
+        longest = hiding.usual_length(study.train)
         study.keep.say(f"{stage.name}: evading {detector} at {quantile:g}")
         return hiding.evade(study.train, ours, DETECTORS[detector], quantile=quantile, longest=longest, rng=study.seed)
 

@@ -31,7 +31,7 @@ import polars as pl
 from tastemaker import columns as c
 from tastemaker.attack.certify import Votes, certificate
 from tastemaker.attack.defend import Choosy, Defence, Distrust, Plain, Victim, fresh
-from tastemaker.attack.detect import PCA, Detection, Detector, Learned, Statistics, judge
+from tastemaker.attack.detect import PCA, Detection, Detector, Learned, Reconstruction, Statistics, judge
 from tastemaker.attack.hits import hit_rate, per_target
 from tastemaker.attack.profiles import Fakes, poisoned, target_rows
 from tastemaker.data.feedback import FeedbackLog
@@ -116,7 +116,7 @@ def drill(
         defences: ways to train beside the plain one, which is always there.
         test: later or held-out events over the same vocabularies.
         groups: of makers; by default the well-known and the lesser-known half of the likes in `log`.
-        detectors: `PCA()`, `Statistics()`, `Learned()` by default.
+        detectors: `PCA()`, `Statistics()`, `Reconstruction()`, `Learned()` by default.
         k: length of the lists. metric: of `evaluate.ranking`, NDCG@k by default.
         draws: bootstrap samples of users.
         say: called with a sentence before each fit.
@@ -130,7 +130,7 @@ def drill(
     attacks = _named(fakes, lambda one: one.method, "attacks")
     ways: dict[str, Defence] = {NONE: Plain(), **_named(defences, lambda one: type(one).__name__.lower(), "defences")}
     finders = _named(
-        (PCA(), Statistics(), Learned()) if detectors is None else detectors,
+        (PCA(), Statistics(), Reconstruction(), Learned()) if detectors is None else detectors,
         lambda one: type(one).__name__.lower(),
         "detectors",
     )

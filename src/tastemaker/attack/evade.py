@@ -54,8 +54,9 @@ def evade(
     Args:
         log: what the fakes were made for.
         quantile: of the real users' suspicion; a fake user at or below it needs no disguise.
-        longest: the most clicks of a fake user, by default no more than it has. Where people click much more than the
-            fakes, their number of clicks alone gives these away, and a tight budget leaves no disguise that hides.
+        longest: the most clicks of a fake user beyond those it has, such as `usual_length(log)`; none by default. Where
+            people click much more than the fakes, their number of clicks alone gives these away, and a tight budget
+            leaves no disguise that hides.
         steps: of the bisection, and of disguising further after it. The detector is asked at most 6 steps + 3 times.
 
     Deterministic by seed. The settings of the result hold `detector`, `quantile`, `hidden` (share of the fakes at or
@@ -66,10 +67,6 @@ def evade(
         raise InvalidArgument(
             f"quantile={quantile:g}, steps={steps}, longest={longest}; expected a quantile between 0 and 1, at least 1 "
             f"step, and more clicks than the {len(wanted)} targets"
-        )
-    if longest is not None and longest < (most := max(len(one) for one in fakes.profiles)):
-        raise InvalidArgument(
-            f"longest={longest}, but there is a fake user of {most} clicks; expected at least as many, or None"
         )
     draw = np.random.default_rng(rng)
 
@@ -108,6 +105,12 @@ def evade(
     return replace(fakes, profiles=tuple(worn), method=f"{fakes.method} evading", settings=settings)
 
 
+def usual_length(log: FeedbackLog, share: float = 0.9) -> int:
+    """The number of clicks that this share of the people with a click does not exceed."""
+    length = np.diff(real_clicks(log).indptr)
+    return int(np.quantile(length[length > 0], share))
+
+
 @dataclass(frozen=True, eq=False)
 class _Mask:
     """What a fake user can wear: targets; own fillers, those to keep longest first; clicks of the alibi, those it has
@@ -137,7 +140,7 @@ def _wardrobe(
     for profile in fakes.profiles:
         own = np.setdiff1d(profile, fakes.targets)
         own = own[np.argsort(-(shared[own] + draw.random(len(own))))]
-        most = longest or len(profile)
+        most = max(longest or 0, len(profile))
         fits = ordinary[length[ordinary] <= most - len(fakes.targets)]
         if len(fits) < _CANDIDATES:  # too long ones are cut, so the shortest of them
             fits = ordinary[np.argsort(length[ordinary], kind="stable")[: max(_CANDIDATES, len(ordinary) // 10)]]
