@@ -32,8 +32,8 @@ accounts could reach, before somebody else finds out. Everything runs on files g
 KEPT = """## What was kept, and from when
 
 This page was put together from kept units of work, so the machine facts above are those of the moment of writing. Units
-are known by settings and code: what either changed is made again.
-"""
+are known by settings and code: what either changed is made again, but for what is said here.
+"""  # what is said: the folder's about.md, if somebody wrote one
 
 
 def main() -> None:
@@ -63,7 +63,9 @@ def main() -> None:
             parts.append(section(name, text, given, bool(found)))
             out.print(Markdown(parts[-1]))
     said = short(figures)
-    page = [INTRODUCTION, *["## In short", *said] * bool(said), *parts, *[KEPT] * given.only_kept]
+    page = [INTRODUCTION, *["## In short", *said] * bool(said), *parts]
+    if given.only_kept:
+        page += [KEPT, *(path.read_text(encoding="utf-8") for path in given.keep.glob("about.md"))]
     if given.json:
         write_json(given.json, module="recipes.injection", seed=given.seed, figures=figures)
     if given.write:
