@@ -132,6 +132,18 @@ def test_mix_writes_cocktails_sheet_and_numbers(capsys: pytest.CaptureFixture[st
     assert abs(one - other).max() <= 1
 
 
+def test_a_picture_whose_sides_are_no_multiple_of_the_latents(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    """Published surfaces do not round sides, so what comes out is smaller than what went in."""
+    read_picture("photo.png").resize((51, 32)).save("odd.png")
+    asked = ("mix", "odd.png", "--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK)
+    asked = (*asked, "--preset", "batch")
+    rows = [output(capsys, *asked, "--alpha", alpha)["mixes"][0] for alpha in (0, 8)]
+    assert read_picture(rows[0]["file"]).size == (48, 32)
+    low, high = (row["structure kept"] for row in rows)
+    if low < high:  # the search compares in the same way
+        assert low < output(capsys, *asked, "--structure", (low + high) / 2)["mixes"][0]["structure kept"] < high
+
+
 def test_styles_share_one_picture_by_region(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     asked = ("mix", "photo.png", "--content", "models/sd1", "--prompt", "a cat", *QUICK)
     asked = (*asked, "--style", "models/sd1-style", "models/sd1", "--region", "left", "right")

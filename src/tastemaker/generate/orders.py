@@ -199,7 +199,7 @@ def keeping(
                 inversion_prompt=held.inversion_prompt,
                 regions=_regions(held),
                 target=1 - structure,
-                distance=lambda one, other: 1 - float(edge_structure([one], [other]).values[0]),
+                distance=lambda source, made: 1 - structure_kept(source, made),
                 settings=_settings(recipe, held),
             )
         found.append(replace(recipe, cocktail=replace(held, alpha=alpha).values()))
@@ -324,11 +324,21 @@ def _styles(recipe: Recipe, held: _Held, loading: Loading) -> Iterator[list[Stab
 
 def _numbers(made: Cocktail, recipe: Recipe) -> dict[str, float]:
     numbers = {} if made.round_trip is None else {"round trip": made.round_trip}
-    numbers["structure kept"] = float(edge_structure([made.sources[0]], [made.picture]).values[0])
+    numbers["structure kept"] = structure_kept(made.sources[0], made.picture)
     reader, wanted = _reader(made.picture.size), recipe.models[0].name
     if len(recipe.models) == 1 and not recipe.loras and reader is not None and wanted in reader.styles:
         numbers["style reached"] = float(reader.reached([made.picture], wanted).values[0])
     return numbers
+
+
+def structure_kept(source: Image.Image, made: Image.Image) -> float:
+    """See the module; NaN where either has no edges.
+
+    A result has whole latents, so it may be a few pixels smaller than its source (`Settings.even`): the source is
+    brought to its size.
+    """
+    source = source if source.size == made.size else source.resize(made.size, Image.Resampling.LANCZOS)
+    return float(edge_structure([source], [made]).values[0])
 
 
 def _reader(size: tuple[int, int]) -> StyleReader | None:
