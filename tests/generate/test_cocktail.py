@@ -270,9 +270,9 @@ def test_exact_inversion_without_injection_brings_the_picture_back(models: Model
 
 
 def test_full_injection_into_the_same_model_brings_the_picture_back() -> None:
-    """Same model, alpha 1, beta 0, guidance 1, all injected, and trained weights: 25.7 dB when this was written.
+    """Same model, alpha 1, beta 0, guidance 1, all injected, and trained weights: 31.8 dB when this was written.
 
-    The reference hears the empty prompt, so what is injected is not quite what was there: 29.1 dB without.
+    The reference hears the empty prompt, so what is injected is not quite what was there: 35.8 dB without.
     """
     card = next(card for card in zoo.zoo() if card.source == "zoo/base")
     source = read_picture(card.folder / card.examples[0].file)
@@ -280,7 +280,7 @@ def test_full_injection_into_the_same_model_brings_the_picture_back() -> None:
     how = Settings(steps=50, guidance=1.0, injection=Injection(1, 1))
     back = cocktail(source, content=model, style=model, prompt=card.examples[0].prompt, settings=how, round_trip=False)
     error = np.square(np.asarray(back.picture, float) - np.asarray(back.sources[0], float)).mean()
-    assert 10 * np.log10(255**2 / error) > 24
+    assert 10 * np.log10(255**2 / error) > 30
 
 
 def test_injecting_what_is_there_changes_nothing(models: Models) -> None:
@@ -458,7 +458,7 @@ def test_numbers_that_are_none_or_lead_nowhere(models: Models) -> None:
         mixed(models, settings=replace(FEW, side=5))
     with pytest.raises(InvalidArgument, match=r"overflow with alpha 1e\+38"):
         mixed(models, settings=replace(FEW, alpha=1e38, guidance=1e38))
-    with pytest.raises(InvalidArgument, match=r"1 step, .* take 2 steps or more"):
+    with pytest.raises(InvalidArgument, match=r"steps = 1; .* take 2 or more"):
         mixed(models, content="sd2", style="sd2-style", settings=replace(FEW, steps=1))
 
 

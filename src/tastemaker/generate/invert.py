@@ -214,8 +214,8 @@ def climb(
         a, b = schedule.step(t, s)
         if a < NOTHING:
             raise InvalidArgument(
-                f"{len(times)} step{'s' * (len(times) > 1)}, one of them from a clean picture to pure noise, cannot be "
-                "inverted; take 2 steps or more (20 are usual)"
+                f"steps = {len(times)}; a step from a clean picture to pure noise cannot be inverted: take 2 or more "
+                "(25 are usual)"
             )
         if inversion.kind == "edict":
             found[t], second[t] = _uncouple(predict, found[s], second[s], t, a, b, inversion.mix, done % 2 == 1)
