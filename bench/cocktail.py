@@ -1,7 +1,8 @@
 """The cocktail as published against ours, same result: UNet-seconds and peak memory, one style and eight.
 
-Both sides run in this process, alternating, on networks with random weights, which take as long as trained ones. The
-published way inverts again for every style, runs three streams at every step and writes attention out.
+Both sides run in this process, alternating, on networks with random weights, which take as long as trained ones,
+built from the configs of the embedded base. The published way inverts again for every style, runs three streams at
+every step and writes attention out.
 UNet-seconds are the time inside the networks, hooks and early stops included; text encoders and VAEs are left out.
 Peaks come from a process of their own for each side: resident memory on a CPU, allocated memory on a GPU.
 
@@ -30,12 +31,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.output import peak_memory, write_json
+from tastemaker.generate import zoo
 from tastemaker.generate.cocktail import Cocktail, cocktail
 from tastemaker.generate.denoiser import Condition, Schedule, StableDiffusion
 from tastemaker.generate.settings import Settings
 
 STYLES = (1, 8)
 PROMPT = "a red apple"
+Parts = tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler]
 
 
 @dataclasses.dataclass
@@ -65,9 +68,29 @@ class Timed(StableDiffusion):
 
 
 def build(sd15: bool, device: str, clock: Clock, seed: int) -> Timed:
-    """A model with random weights: of the embedded zoo's size, or of SD 1.5's."""
+    """A model with random weights: built as the embedded base is, from its own configs, or of SD 1.5's size."""
     torch.manual_seed(seed)
-    context, width = (77, 768) if sd15 else (32, 128)
+    words, text, unet, vae, scheduler = full_size() if sd15 else embedded_size()
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    for module in (unet, text, vae):
+        module.to(device, dtype if module is not vae else torch.float32).eval().requires_grad_(False)
+    schedule = Schedule.of(dict(scheduler.config))
+    return Timed(f"random {seed}", unet, vae, ((words, text),), schedule, clock=clock)
+
+
+def embedded_size() -> Parts:
+    base = zoo.ROOT / "base"
+    return (
+        CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True),
+        CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder", local_files_only=True)).float(),
+        UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "unet", local_files_only=True)),
+        AutoencoderKL.from_config(AutoencoderKL.load_config(base / "vae", local_files_only=True)),
+        DDIMScheduler.from_config(DDIMScheduler.load_config(base / "scheduler", local_files_only=True)),
+    )
+
+
+def full_size() -> Parts:
+    context, width = 77, 768
     letters = {symbol: at + 2 for at, symbol in enumerate(string.ascii_lowercase)}
     pieces = {"<|startoftext|>": 0, "<|endoftext|>": 1, **letters, **{f"{x}</w>": y + 26 for x, y in letters.items()}}
     words = CLIPTokenizer(vocab=pieces, merges=[], model_max_length=context)
@@ -84,31 +107,26 @@ def build(sd15: bool, device: str, clock: Clock, seed: int) -> Timed:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=64 if sd15 else 16,
+        sample_size=64,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(320, 640, 1280, 1280) if sd15 else (32, 64, 96, 128),
+        block_out_channels=(320, 640, 1280, 1280),
         layers_per_block=2,
-        attention_head_dim=8 if sd15 else 2,
+        attention_head_dim=8,
         cross_attention_dim=width,
-        norm_num_groups=32 if sd15 else 16,
+        norm_num_groups=32,
     )
-    levels = 4 if sd15 else 3
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(16, 32, 64, 64)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 64),
         latent_channels=4,
         norm_num_groups=8,
     )
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, steps_offset=1
     )
-    dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    for module in (unet, text, vae):
-        module.to(device, dtype if module is not vae else torch.float32).eval().requires_grad_(False)
-    schedule = Schedule.of(dict(scheduler.config))
-    return Timed(f"random {seed}", unet, vae, ((words, text),), schedule, clock=clock)
+    return words, text, unet, vae, scheduler
 
 
 def published(models: list[Timed], picture: Image.Image, settings: Settings) -> list[Cocktail]:
@@ -200,7 +218,8 @@ def main() -> None:
     settings = Settings(steps=args.steps)
     if args.worker:
         return work(args.worker, args, settings)
-    figures: dict[str, float] = {}
+    weights = build(args.sd15, args.device, Clock(), args.seed).unet.num_parameters()
+    figures: dict[str, float] = {"unet.million_weights": weights / 1e6}
     for styles in STYLES:
         figures |= side_by_side(args, styles, settings, runs=1 if args.quick else 3)
     for way in WAYS:

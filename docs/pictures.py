@@ -46,7 +46,7 @@ def draw(folder: Path) -> None:
         run("generate", prompt, "--models", "zoo/base", "--seed", seed, "-o", drawn)
         (source,) = (drawn / "base").glob("*.png")
         run("mix", source, "--content", "zoo/base", "--style", *styles, "--prompt", prompt, "--out", mixed)
-        (sheet,) = mixed.glob("*-sheet.png")
+        (sheet,) = mixed.glob("*-sheet-*.png")
         shutil.copy(sheet, OUT / name)
 
 

@@ -165,8 +165,21 @@ def test_mix_writes_cocktails_sheet_and_numbers(capsys: pytest.CaptureFixture[st
     write_picture(half, "mask.png")
     asked = (*asked, "--style", "models/sd1-style", "--preset", "batch", "--lora", "lora")
     mask, half_plane = (output(capsys, *asked, "--mask", given) for given in ("mask.png", "left"))
+    assert read_recipe(mask["mixes"][0]["file"]).loras[0].scale == 0.7  # as published
     one, other = (np.asarray(read_picture(row["mixes"][0]["file"]), int) for row in (mask, half_plane))
     assert abs(one - other).max() <= 1
+
+
+def test_a_picture_whose_sides_are_no_multiple_of_the_latents(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    """Published surfaces do not round sides, so what comes out is smaller than what went in."""
+    read_picture("photo.png").resize((51, 32)).save("odd.png")
+    asked = ("mix", "odd.png", "--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK)
+    asked = (*asked, "--preset", "batch")
+    rows = [output(capsys, *asked, "--alpha", alpha)["mixes"][0] for alpha in (0, 8)]
+    assert read_picture(rows[0]["file"]).size == (48, 32)
+    low, high = (row["structure kept"] for row in rows)
+    if low < high:  # the search compares in the same way
+        assert low < output(capsys, *asked, "--structure", (low + high) / 2)["mixes"][0]["structure kept"] < high
 
 
 def test_styles_share_one_picture_by_region(capsys: pytest.CaptureFixture[str], here: Path) -> None:
@@ -176,7 +189,7 @@ def test_styles_share_one_picture_by_region(capsys: pytest.CaptureFixture[str], 
     recipe = read_recipe(row["file"])
     assert recipe.cocktail["regions"] == ("left", "right")
     assert output(capsys, "recipe", row["file"], "--again", "--device", "cpu")["difference"] == 0
-    assert "cannot be bracketed" in refused(capsys, *asked, "--structure", 5)[1]
+    assert "--structure 5.0; expected what is kept" in refused(capsys, *asked, "--structure", 5)[1]
     assert "and no shares" in refused(capsys, *asked, "--gamma", 0.5)[1]
     assert "3 regions, 2 styles" in refused(capsys, *asked, "--region", "top")[1]
 
@@ -193,11 +206,27 @@ def test_several_pictures_are_mixed_as_a_collage(capsys: pytest.CaptureFixture[s
     assert "No such file" in refused(capsys, "mix", "photo.png", "none.png", "--collage", "row", *how)[1]
 
 
+def test_a_mix_that_keeps_little_says_so_and_sheets_stay(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    Image.new("RGB", (32, 32), "teal").save("flat.png")
+    asked = ("--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK, "--json")
+    assert code("mix", "flat.png", *asked) == 0
+    said = capsys.readouterr()
+    made = json.loads(said.out, parse_constant=lambda name: pytest.fail(name))
+    assert made["mixes"][0]["structure kept"] is None
+    assert "note" not in said.err
+    assert code("mix", "photo.png", *asked, "--alpha", 0) == 0
+    said = capsys.readouterr()
+    first = json.loads(said.out)
+    assert ("note: little" in said.err) == (first["mixes"][0]["structure kept"] < 0.2)
+    assert output(capsys, "mix", "photo.png", *asked[:-1], "--alpha", 5)["sheet"] != first["sheet"]
+    assert output(capsys, "mix", "photo.png", *asked[:-1], "--alpha", 0)["sheet"] == first["sheet"]
+
+
 def test_alpha_is_searched_for_a_structure(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     asked = ("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1-style", "--prompt", "a cat", *QUICK)
     kept = [output(capsys, *asked, "--alpha", alpha)["mixes"][0]["structure kept"] for alpha in (0, 8)]
-    failed, said = refused(capsys, *asked, "--structure", max(kept) + 0.1)
-    assert (failed, "cannot be bracketed" in said) == (1, True)
+    failed, said = refused(capsys, *asked, "--structure", 1)
+    assert (failed, "--structure 1.0; expected" in said, "what alpha 0 and 8 keep" in said) == (1, True, True)
     if kept[0] < kept[1]:  # random weights need not obey; trained ones do
         row = output(capsys, *asked, "--structure", sum(kept) / 2)["mixes"][0]
         assert abs(row["structure kept"] - sum(kept) / 2) < (kept[1] - kept[0]) / 4
@@ -205,7 +234,12 @@ def test_alpha_is_searched_for_a_structure(capsys: pytest.CaptureFixture[str], h
 
 
 def test_matrix_shows_every_content_in_every_style(capsys: pytest.CaptureFixture[str], here: Path) -> None:
-    made = output(capsys, "matrix", "a cat", "--models", "models/sd1", "models/sd1-style", "--steps", 2)
+    asked = ("matrix", "a cat", "--models", "models/sd1", "models/sd1-style", "--steps", 2, "--device", "cpu", "--json")
+    assert code(*asked) == 0
+    said = capsys.readouterr()
+    assert "inverting (1 of 4 done)" in said.err
+    assert "drawing (3 of 4 done)" in said.err
+    made = json.loads(said.out)
     assert made["models"] == ["models/sd1", "models/sd1-style"]
     assert read_picture(made["sheet"]).width > 3 * 192
     assert "no such model" in refused(capsys, "matrix", "a cat", "--models", "models/none")[1]
@@ -316,6 +350,10 @@ def test_mixes_of_embedded_models_tell_the_style_reached(capsys: pytest.CaptureF
     assert "style reached" not in made[2]
     recipe = read_recipe(made[1]["file"])
     assert (recipe.prompt, recipe.cocktail["inversion_prompt"]) == ("a cat, in ink", "a cat")
+    worn = ("--lora", "zoo/wash", "--preset", "huggingface")
+    recipe = read_recipe(output(capsys, "mix", square, *asked, *worn)["mixes"][1]["file"])
+    assert recipe.prompt == recipe.cocktail["inversion_prompt"] == "in ink, washed, a cat"
+    assert recipe.loras[0].scale == 0.7
 
 
 @pytest.mark.parametrize(
@@ -332,7 +370,20 @@ def test_mixes_of_embedded_models_tell_the_style_reached(capsys: pytest.CaptureF
         (("mix", "none.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x"), 1, "No such file"),
         (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", " "), 1, "blank"),
         (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--attention", "2"),
-         1, "attention = 2"),
+         1, "--attention 2.0; expected a share"),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--resnet", "nan"),
+         1, "--resnet nan; expected a share"),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--guidance", "inf"),
+         1, "--guidance inf; expected a finite number"),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--side", "0"),
+         1, "--side 0; expected a number of pixels"),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--side", "5"),
+         1, "--side 5; "),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "models/sd1-style", "--prompt", "x",
+          "--gamma", "nan"), 1, "share (gamma) = nan; expected a finite number"),
+        (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--lora",
+          "lora:nan"), 1, "scale of lora = nan; expected a finite number"),
+        (("matrix", "a cat", "--models", "models/sd1", "--guidance", "inf"), 1, "--guidance inf; expected"),
         (("mix", "photo.png", "--content", "models/sd1", "--style", "models/sd1", "--prompt", "x", "--mask", "lft"),
          1, "did you mean 'left'?"),
         (("recipe", "photo.png"), 1, "carries no recipe"),

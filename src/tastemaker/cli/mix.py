@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,14 +16,16 @@ from cyclopts import Parameter
 from tastemaker.cli.app import Json, app
 from tastemaker.cli.pictures import MACHINE, Machine, Models, scaled
 from tastemaker.errors import InvalidArgument
-from tastemaker.terminal import counting, print_facts, print_json, print_table
+from tastemaker.terminal import counting, err, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
+    from tastemaker.generate.invert import Kind
     from tastemaker.generate.orders import Mixed
     from tastemaker.generate.settings import Settings
     from tastemaker.generate.variations import Form
 
 Preset = Literal["default", "cli", "batch", "huggingface", "extension", "comfyui"]
+LITTLE = 0.2  # structure kept below which hardly anything of a picture can be recognised
 Floats = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
 
 
@@ -100,9 +104,9 @@ def mix(
         collage: Lay several pictures out as one, in equal cells of the first one's shape; it is written to the folder.
         gamma: Mix the weights of exactly two styles: share of the second; several give a picture each.
         structure: Structure to keep, 0 to 1: alpha is searched until each style keeps that much.
-        lora: LoRAs on the styles: FILE, FILE:SCALE or zoo/NAME:SCALE.
+        lora: LoRAs on the styles: FILE, FILE:SCALE or zoo/NAME:SCALE; the scale is 1 when not given, .7 as published.
         side: Short side in pixels; the content model's own when not given.
-        trigger: Append the trigger words of styles and LoRAs to the prompt.
+        trigger: Append the trigger words of styles and LoRAs to the prompt (--preset huggingface puts them first).
         to: Folder for pictures and sheet.
     """
     from tastemaker.generate import orders, zoo
@@ -120,7 +124,7 @@ def mix(
             "guidance": guidance,
             "side": side,
         },
-        {"attention": attention, "convolution": resnet},
+        {"attention": attention, "resnet": resnet},
         inversion,
     )
     picture = _source(pictures, collage, to)
@@ -134,27 +138,28 @@ def mix(
         mask=mask,
         regions=region,
         shares=gamma,
-        loras=scaled(lora),
+        loras=scaled([one if ":" in one else f"{one}:{settings.lora_scale:g}" for one in lora]),
         triggers=trigger,
     )
     if structure is not None:
-        with counting("searching", len(recipes)) as say:
+        with counting("searching", len(recipes)) as say, _flagged("structure", structure):
             recipes = orders.keeping(recipes, structure, machine.loading, say)
     made: list[tuple[Path, Mixed]] = []
     try:
-        with counting("reading", len(recipes)) as say:
+        with counting("reading", len(recipes)) as say, _flagged("side", side):
             for one in orders.mix(recipes, machine.loading, say):
                 made.append((_write(one, picture, to), one))
     finally:  # one style's failure does not take the others' sheet along
         sheet = _sheet(made, picture, to, prompt) if made else None
-    rows = [{"style": orders.style_name(one.recipe), **one.numbers} for _, one in made]
+    rows = [{"style": orders.style_name(one.recipe), **_defined(one.numbers)} for _, one in made]
     files = [str(file) for file, _ in made]
     if json:
         mixes = [row | {"file": file} for row, file in zip(rows, files, strict=True)]
         print_json({"sheet": str(sheet), "mixes": mixes})
-        return
-    print_table(f"{picture}: {prompt}", pl.DataFrame(rows, infer_schema_length=None))
-    print_facts({"sheet": str(sheet), "pictures": files})
+    else:
+        print_table(f"{picture}: {prompt}", pl.DataFrame(rows, infer_schema_length=None))
+        print_facts({"sheet": str(sheet), "pictures": files})
+    _remark(rows)
 
 
 @app.command
@@ -196,7 +201,12 @@ def matrix(
     names = zoo.find(models)
     settings = _changed(DEFAULT, {"negative": negative, "steps": steps, "guidance": guidance}, {}, None)
     loaded = [machine.loading.load(zoo.resolve(name), ()) for name in names]
-    rows = transfer_matrix(loaded, prompt=prompt, seed=seed, settings=settings)
+    with counting("drawing", 2 * len(loaded)) as say:
+
+        def told(what: str, done: int, models: int) -> None:
+            say(done + (models if what == "drawing" else 0), 2 * models, what)
+
+        rows = transfer_matrix(loaded, prompt=prompt, seed=seed, settings=settings, on_step=told)
     cells = [[Cell(picture) for picture in row] for row in rows]
     labels = [f"content of {name}" for name in names]
     page = sheet(cells, row_labels=labels, column_labels=[f"style of {name}" for name in names], title=prompt)
@@ -205,18 +215,52 @@ def matrix(
     print_json(facts) if json else print_facts(facts)
 
 
-def _changed(settings: Settings, values: dict[str, Any], injection: dict[str, Any], inversion: str | None) -> Settings:
-    """The settings with what was given on the command line."""
+def _changed(settings: Settings, values: dict[str, Any], injection: dict[str, Any], inversion: Kind | None) -> Settings:
+    """The settings with what was given on the command line, one option after the other."""
+    for flag, value in values.items():
+        if value is not None:
+            with _flagged(flag, value):
+                settings = replace(settings, **{flag: value})
+    for flag, value in injection.items():
+        if value is not None:
+            name = "convolution" if flag == "resnet" else flag
+            with _flagged(flag, value, name):
+                changed = replace(settings.injection, **{name: value})
+                settings = replace(settings, injection=changed)
+    if inversion is not None:
+        settings = replace(settings, inversion=replace(settings.inversion, kind=inversion))
+    return settings
 
-    def given(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value is not None}
 
-    return replace(
-        settings,
-        injection=replace(settings.injection, **given(injection)),
-        inversion=replace(settings.inversion, **given({"kind": inversion})),
-        **given(values),
-    )
+@contextmanager
+def _flagged(flag: str, value: object, name: str = "") -> Iterator[None]:
+    """What the library refuses as 'NAME = VALUE; expected ...' is refused by the option's name."""
+    try:
+        yield
+    except InvalidArgument as error:
+        given, _, expected = str(error).partition("; ")
+        if not given.startswith(f"{name or flag} = "):  # about something else
+            raise
+        raise InvalidArgument(f"--{flag} {value}; {expected}") from error
+
+
+def _defined(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """None for what is not defined, such as the structure of a picture without edges: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _remark(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What to try where a picture is hardly recognised. Alpha and guidance do not help there; looked at by eye."""
+    kept = {row["style"]: row["structure kept"] for row in rows}
+    little = [f"{style} ({share:.2f})" for style, share in kept.items() if share is not None and share < LITTLE]
+    if little:
+        err.print(
+            f"note: little of the picture's structure is kept: {', '.join(little)}. --attention 1 --resnet 1 keeps "
+            "somewhat more; --strength 0.65 keeps much more, and with it some of the picture's own look, its "
+            "ground first",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _source(pictures: Sequence[Path], form: Form | None, folder: Path) -> Path:
@@ -251,6 +295,10 @@ def _sheet(made: list[tuple[Path, Mixed]], picture: Path, folder: Path, prompt: 
     from tastemaker.generate.picture import write_picture
     from tastemaker.generate.sheet import before_after
 
-    mixes = [(style_name(one.recipe), one.picture, one.numbers) for _, one in made]
+    mixes = [
+        (style_name(one.recipe), one.picture, {n: v for n, v in one.numbers.items() if math.isfinite(v)})
+        for _, one in made
+    ]
     page = before_after(made[0][1].source, mixes, title=prompt)
-    return write_picture(page, folder / f"{slug(picture.stem)}-sheet.png")
+    digest = sha256("".join(one.recipe.digest for _, one in made).encode()).hexdigest()[:10]
+    return write_picture(page, folder / f"{slug(picture.stem)}-sheet-{digest}.png")

@@ -21,6 +21,7 @@ Easy to get wrong:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ def cocktail(
         content, style: models, or what `load` takes. Several styles give a picture each.
         prompt: what the pictures show: one for all, or one each.
         inversion_prompt, inversion_negative: for the first stage, None for the same.
-        trigger: words that call the style; appended to the prompt.
+        trigger: words that call the style; appended to the prompt, or as `settings` say.
         regions: one soft mask a style, (h, w) of any size: each style draws where its mask is, and there is one result.
         round_trip: also measure the inversion's error, for as many calls of the content model again.
         cache: keeps inversions and reference features for later calls.
@@ -102,7 +103,8 @@ def cocktail(
 
     Raises:
         InvalidArgument: blank prompts, pictures of several sizes, styles whose latents or noise levels differ from the
-            content model's, sampling times the inversion does not have, masks that do not fit. All before any work.
+            content model's, sampling times the inversion does not have, masks that do not fit. All before any work;
+            and settings under which the networks' numbers overflow, once they do.
     """
     pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
     prompts = [prompt] * len(pictures) if isinstance(prompt, str) else list(prompt)
@@ -117,8 +119,8 @@ def cocktail(
     negative = settings.negative if negative is None else negative
     negative_before = negative if inversion_negative is None else inversion_negative
     if trigger:
-        prompts = [f"{text}, {trigger}" for text in prompts]
-        before = [f"{text}, {trigger}" for text in before] if settings.trigger_everywhere else before
+        prompts = [called(text, trigger, settings) for text in prompts]
+        before = [called(text, trigger, settings) for text in before] if settings.trigger_everywhere else before
 
     began = time.perf_counter()
     texts = source.condition([*before, negative_before])
@@ -133,6 +135,7 @@ def cocktail(
         cache=cache,
         on_step=told(on_step, "inverting"),
     )
+    refuse_overflow(trajectory.latents[trajectory.times[0]], source, settings)
     inverted = time.perf_counter()
     by_content = source if settings.prompt_by == "content" else None
     mixers = [
@@ -140,8 +143,8 @@ def cocktail(
         for one in styles
     ]
     latents = drawn(mixers, trajectory, times, shares, on_step)
-    results = tuple(tuple(to_images(one.decode(x))) for one, x in zip(styles, latents, strict=False))
-    record = _record(source, styles, prompts, negative, before, negative_before, settings, trajectory)
+    results = tuple(tuple(shown(one, x, settings)) for one, x in zip(styles, latents, strict=False))
+    record = _record(source, styles, prompts, negative, before, negative_before, settings, regions, trajectory)
     seconds = {"inversion": inverted - began, "drawing": time.perf_counter() - inverted}
     return Cocktail(results, tuple(sources), trajectory.round_trip, seconds, record)
 
@@ -150,6 +153,26 @@ def to_tensor(picture: Image.Image) -> Tensor:
     """(1, 3, H, W) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
     return (pixels / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def called(prompt: str, trigger: str, settings: Settings) -> str:
+    """The prompt with the words that call a style."""
+    return f"{trigger}, {prompt}" if settings.trigger_first else f"{prompt}, {trigger}"
+
+
+def shown(model: Denoiser, latents: Tensor, settings: Settings) -> list[Image.Image]:
+    """Latents as pictures. Raises InvalidArgument where they hold infinities or NaN, which would be black."""
+    pixels = model.decode(latents)
+    refuse_overflow(pixels, model, settings)
+    return to_images(pixels)
+
+
+def refuse_overflow(found: Tensor, model: Denoiser, settings: Settings) -> None:
+    if not bool(found.isfinite().all()):
+        raise InvalidArgument(
+            f"the numbers of {model.name} overflow with alpha {settings.alpha:g}, beta {settings.beta:g} and guidance "
+            f"{settings.guidance:g}; take smaller ones (alpha 0 to 8, guidance 1 to 15), or float32 arithmetic"
+        )
 
 
 # -- before any work ---------------------------------------------------------------------------------------------------
@@ -196,10 +219,11 @@ def common_times(source: Denoiser, styles: Sequence[Denoiser], settings: Setting
     steps = settings.sampling_steps or settings.steps
     times = source.schedule.timesteps(steps)
     if not set(times) <= set(inverted):
+        nest = [n for n in range(1, settings.steps + 1) if set(source.schedule.timesteps(n)) <= set(inverted)]
         raise InvalidArgument(
             f"{steps} sampling steps do not nest in {settings.steps} inversion steps: time "
-            f"{next(t for t in times if t not in inverted)} was never inverted; take the same number, or one that "
-            "divides it"
+            f"{next(t for t in times if t not in inverted)} was never inverted; numbers of sampling steps that nest: "
+            f"{', '.join(map(str, nest))}"
         )
     times = times[steps - max(1, round(settings.strength * steps)) :]
     for style in styles:
@@ -233,8 +257,14 @@ def fitted(picture: Image.Image, model: Denoiser, settings: Settings) -> Image.I
     scale = side / min(picture.size)
     width, height = (round(length * scale) for length in picture.size)
     if settings.even:
-        width, height = (max(1, round(length / model.multiple)) * model.multiple for length in (width, height))
-    if max(width, height) > MAX_SIDE or min(width, height) < model.factor:
+        width, height = (round(length / model.multiple) * model.multiple for length in (width, height))
+    if min(width, height) < model.factor:
+        step = model.multiple if settings.even else model.factor
+        raise InvalidArgument(
+            f"side = {side}; {model.name} takes sides of {step} pixels or more: take {step}, or its own size, "
+            f"{min(model.size)}"
+        )
+    if max(width, height) > MAX_SIDE:
         raise InvalidArgument(
             f"a picture of {picture.size[0]} x {picture.size[1]} would become {width} x {height}; expected at most "
             f"{MAX_SIDE} a side: crop it"
@@ -250,12 +280,12 @@ def _record(
     before: Sequence[str],
     negative_before: str,
     settings: Settings,
+    regions: Sequence[Mask] | None,
     trajectory: Trajectory,
 ) -> dict[str, Any]:
-    mask = settings.injection.mask
     plain = replace(settings, injection=replace(settings.injection, mask=None))
     record = dataclasses.asdict(plain)
-    record["injection"]["mask"] = mask if mask is None or isinstance(mask, str) else "given"
+    record["injection"]["mask"] = _told(settings.injection.mask)
     return record | {
         "content": {"name": source.name, "identity": source.identity},
         "style": [{"name": style.name, "identity": style.identity} for style in styles],
@@ -263,5 +293,15 @@ def _record(
         "negative": negative,
         "inversion_prompts": list(before),
         "inversion_negative": negative_before,
+        "regions": None if regions is None else [_told(region) for region in regions],
         "trajectory": trajectory.key,
     }
+
+
+def _told(mask: Mask) -> str | None:
+    """A mask as a record holds it: its word, or a hash of its values."""
+    if not isinstance(mask, Tensor):
+        return mask
+    digest = hashlib.blake2b(repr(tuple(mask.shape)).encode(), digest_size=16)
+    digest.update(mask.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

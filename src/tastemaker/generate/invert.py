@@ -38,6 +38,7 @@ from tastemaker.errors import DataError, InvalidArgument, UnknownName
 from tastemaker.generate.denoiser import END, Condition, Denoiser, Schedule, pairs
 
 Kind = Literal["ddim", "fixed-point", "bdia", "edict"]
+NOTHING = 0.1  # a step that leaves less than this of the latents divides what is predicted by it, and blows it up
 Predict = Callable[[Tensor, int], Tensor]  # latents (B, C, h, w) and a time to the raw prediction
 
 
@@ -211,8 +212,11 @@ def climb(
     upward = pairs(times)[::-1]
     for done, (t, s) in enumerate(upward, 1):
         a, b = schedule.step(t, s)
-        if a == 0:
-            raise InvalidArgument("a step from a clean picture to pure noise cannot be inverted; take 2 steps or more")
+        if a < NOTHING:
+            raise InvalidArgument(
+                f"steps = {len(times)}; a step from a clean picture to pure noise cannot be inverted: take 2 or more "
+                "(25 are usual)"
+            )
         if inversion.kind == "edict":
             found[t], second[t] = _uncouple(predict, found[s], second[s], t, a, b, inversion.mix, done % 2 == 1)
         elif inversion.kind == "bdia" and s != END:

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from tastemaker.generate.load import wear
 from tastemaker.generate.mix_weights import mix_weights
 from tastemaker.generate.picture import Part, Recipe, Setting, read_picture
 from tastemaker.generate.settings import DEFAULT, Settings
-from tastemaker.generate.variations import auto_alpha
+from tastemaker.generate.variations import OutOfReach, auto_alpha
 
 LEARN = 4  # examples a style, at least, that its reader learns from
 
@@ -89,7 +90,7 @@ def order(
 
     Raises:
         InvalidArgument: no style, shares without exactly two styles, not one region a style, both shares and regions,
-            settings a recipe cannot hold.
+            a share or scale that is not finite, settings a recipe cannot hold.
         DataError, UnknownName: a file or model that is not there.
     """
     if shares and len(styles) != 2:
@@ -99,6 +100,12 @@ def order(
             f"{len(regions)} regions, {len(styles)} styles and {len(shares)} shares (gamma); expected one region a "
             "style, in the order of the styles, and no shares"
         )
+    for name, number in [
+        *(("share (gamma)", share) for share in shares),
+        *((f"scale of {lora}", by) for lora, by in loras),
+    ]:
+        if not math.isfinite(number):
+            raise InvalidArgument(f"{name} = {number}; expected a finite number, such as 0.5")
     if settings.injection.layers is not None or settings.injection.mask is not None:
         raise InvalidArgument("a recipe holds no shares by layer and no mask as an array; give the mask as a file")
     for given in (*([] if mask is None else [mask]), *regions):
@@ -115,6 +122,8 @@ def order(
     for several in models:
         names = [part.name for part in (*several, *worn)] if triggers else []
         said = zoo.with_triggers(prompt, names)
+        if settings.trigger_first and (words := said.removeprefix(prompt)):
+            said = f"{words.removeprefix(', ')}, {prompt}"
         before = said if settings.trigger_everywhere else prompt
         recipes.append(
             Recipe(
@@ -184,6 +193,10 @@ def keeping(
     Raises:
         InvalidArgument: a structure that no alpha of that range reaches; the message says what the ends reach.
     """
+    if not 0 <= structure <= 1:
+        raise InvalidArgument(
+            f"structure = {structure:g}; expected what is kept of the picture, from 0 to 1 (all of it)"
+        )
     found = []
     for done, recipe in enumerate(recipes):
         if recipe.picture is None or recipe.content is None:
@@ -191,17 +204,24 @@ def keeping(
         held = record.read(_Held, json.dumps(dict(recipe.cocktail)), "recipe's cocktail")
         say(done, len(recipes), f"searching alpha for {style_name(recipe)}")
         with _styles(recipe, held, loading) as styles:
-            alpha, _ = auto_alpha(
-                read_picture(_unchanged(recipe.picture)),
-                content=loading.load(zoo.resolve(recipe.content.name), ()),
-                style=styles,
-                prompt=recipe.prompt,
-                inversion_prompt=held.inversion_prompt,
-                regions=_regions(held),
-                target=1 - structure,
-                distance=lambda one, other: 1 - float(edge_structure([one], [other]).values[0]),
-                settings=_settings(recipe, held),
-            )
+            try:
+                alpha, _ = auto_alpha(
+                    read_picture(_unchanged(recipe.picture)),
+                    content=loading.load(zoo.resolve(recipe.content.name), ()),
+                    style=styles,
+                    prompt=recipe.prompt,
+                    inversion_prompt=held.inversion_prompt,
+                    regions=_regions(held),
+                    target=1 - structure,
+                    distance=lambda source, made: 1 - structure_kept(source, made),
+                    settings=_settings(recipe, held),
+                )
+            except OutOfReach as error:
+                raise InvalidArgument(
+                    f"structure = {structure:g}; expected {1 - error.far:.2f} to {1 - error.near:.2f}, what alpha 0 "
+                    f"and 8 keep in the style {style_name(recipe)}; ask for one between, or take a strength below 1, "
+                    "which keeps more"
+                ) from error
         found.append(replace(recipe, cocktail=replace(held, alpha=alpha).values()))
     return tuple(found)
 
@@ -324,11 +344,21 @@ def _styles(recipe: Recipe, held: _Held, loading: Loading) -> Iterator[list[Stab
 
 def _numbers(made: Cocktail, recipe: Recipe) -> dict[str, float]:
     numbers = {} if made.round_trip is None else {"round trip": made.round_trip}
-    numbers["structure kept"] = float(edge_structure([made.sources[0]], [made.picture]).values[0])
+    numbers["structure kept"] = structure_kept(made.sources[0], made.picture)
     reader, wanted = _reader(made.picture.size), recipe.models[0].name
     if len(recipe.models) == 1 and not recipe.loras and reader is not None and wanted in reader.styles:
         numbers["style reached"] = float(reader.reached([made.picture], wanted).values[0])
     return numbers
+
+
+def structure_kept(source: Image.Image, made: Image.Image) -> float:
+    """See the module; NaN where either has no edges.
+
+    A result has whole latents, so it may be a few pixels smaller than its source (`Settings.even`): the source is
+    brought to its size.
+    """
+    source = source if source.size == made.size else source.resize(made.size, Image.Resampling.LANCZOS)
+    return float(edge_structure([source], [made]).values[0])
 
 
 def _reader(size: tuple[int, int]) -> StyleReader | None:

@@ -38,6 +38,8 @@ class Settings:
         even: round both sides so that every level of the UNet halves evenly; the published code does not.
         trigger_everywhere: put trigger words into the inversion prompt too, as published, though the content model
             does not know them.
+        trigger_first: put trigger words before the prompt, as the published web demo does; otherwise they follow it.
+        lora_scale: of LoRAs whose scale is not given; for the command line, since `orders.order` is told each.
     """
 
     steps: int = 25
@@ -53,14 +55,19 @@ class Settings:
     side: int | None = None
     even: bool = True
     trigger_everywhere: bool = False
+    trigger_first: bool = False
+    lora_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.guidance >= 0:
-            raise InvalidArgument(f"guidance = {self.guidance}; expected 0 or more (2.5 is usual)")
+        if not 0 <= self.guidance < math.inf:
+            raise InvalidArgument(f"guidance = {self.guidance}; expected a finite number, 0 or more (2.5 is usual)")
         if not 0 < self.strength <= 1:
             raise InvalidArgument(f"strength = {self.strength}; expected a share of the steps in (0, 1]")
-        if not (math.isfinite(self.alpha) and math.isfinite(self.beta)):
-            raise InvalidArgument(f"alpha = {self.alpha}, beta = {self.beta}; expected finite numbers")
+        for name in ("alpha", "beta", "lora_scale"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise InvalidArgument(f"{name} = {value}; expected a finite number")
+        if self.side is not None and self.side < 1:
+            raise InvalidArgument(f"side = {self.side}; expected a number of pixels, or none for the model's own size")
 
 
 #: Alpha 3, as two of the published surfaces have it: more structure at the same style, and a nearer round trip. Half
@@ -75,15 +82,24 @@ PUBLISHED = Settings(
     prompt_by="content",
     even=False,
     trigger_everywhere=True,
+    lora_scale=0.7,
 )
-#: Published defaults. The extension takes steps, guidance and negative prompt from its host: the host's own stand here.
+#: Published defaults. The extension takes steps, guidance, negative prompt and the scale of LoRAs from its host: the
+#: host's own stand here.
 SURFACES: Mapping[str, Settings] = MappingProxyType(
     {
         "cli": PUBLISHED,
         "batch": replace(PUBLISHED, alpha=3.0, beta=1.0, guidance=7.5, prompt_by="style"),
-        "huggingface": replace(PUBLISHED, alpha=3.0),
+        "huggingface": replace(PUBLISHED, alpha=3.0, trigger_first=True),
         "extension": replace(
-            PUBLISHED, steps=20, alpha=5.0, guidance=7.0, negative="", prompt_by="style", trigger_everywhere=False
+            PUBLISHED,
+            steps=20,
+            alpha=5.0,
+            guidance=7.0,
+            negative="",
+            prompt_by="style",
+            trigger_everywhere=False,
+            lora_scale=1.0,
         ),
         "comfyui": PUBLISHED,
     }

@@ -23,18 +23,31 @@ from tastemaker.generate.cocktail import (
     cocktail,
     common_times,
     fitted,
+    refuse_overflow,
+    shown,
     to_tensor,
 )
-from tastemaker.generate.draw import draw, refuse_blank, to_images
+from tastemaker.generate.draw import draw, refuse_blank
 from tastemaker.generate.inject import Mask
 from tastemaker.generate.invert import Cache, invert
-from tastemaker.generate.mixer import Mixer, drawn, said, stacked
+from tastemaker.generate.mixer import Mixer, Progress, drawn, said, stacked, told
 from tastemaker.generate.settings import DEFAULT, Settings
 from tastemaker.generate.sheet import thumbnail
 
 Box = tuple[int, int, int, int]
 Form = Literal["row", "column", "grid"]
 CELL = 1024  # the most pixels a side of one picture among several; models draw no larger
+
+
+class OutOfReach(InvalidArgument):
+    """No alpha between the ends reaches a structure distance; `far` and `near` are the distances at the ends."""
+
+    def __init__(self, target: float, low: float, far: float, high: float, near: float) -> None:
+        self.far, self.near = far, near
+        super().__init__(
+            f"a structure distance of {target:g} cannot be bracketed: it is {far:g} at alpha {low:g} and {near:g} at "
+            f"alpha {high:g}; choose a target between, or other ends"
+        )
 
 
 def transfer_matrix(
@@ -46,11 +59,13 @@ def transfer_matrix(
     negative: str | None = None,
     settings: Settings = DEFAULT,
     cache: Cache | None = None,
+    on_step: Progress | None = None,
 ) -> tuple[tuple[Image.Image, ...], ...]:
     """m x m pictures: row i, column j has the content of model i in the style of model j.
 
     Each model inverts its own picture (drawn from the prompt and seed where none are given); then each style draws all
-    contents as one batch. Same size and schedule for all models; errors as `cocktail`.
+    contents as one batch. Same size and schedule for all models; errors as `cocktail`. `on_step` hears of every model
+    that has inverted, and that has drawn.
     """
     drinks = [as_model(model) for model in models]
     refuse_blank(prompt)
@@ -65,17 +80,23 @@ def transfer_matrix(
         ]
     check_inputs(pictures, [prompt] * len(drinks), [prompt] * len(drinks))
     found = []
-    for model, picture in zip(drinks, pictures, strict=True):
+    inverting, drawing = told(on_step, "inverting"), told(on_step, "drawing")
+    for number, (model, picture) in enumerate(zip(drinks, pictures, strict=True), 1):
         texts = model.condition([prompt, negative])
         condition = texts[:1].scaled(settings.alpha, texts[1:], settings.beta)
         latents = model.encode(to_tensor(fitted(picture, model, settings)))
         found.append(invert(model, latents, condition, steps=settings.steps, inversion=settings.inversion, cache=cache))
+        refuse_overflow(found[-1].latents[times[0]], model, settings)
+        if inverting is not None:
+            inverting(number, len(drinks))
     trajectory = stacked(found)
     columns = []
-    for model in drinks:
+    for number, model in enumerate(drinks, 1):
         condition = said(model, None, [prompt] * len(drinks), negative)
         mixer = Mixer(model, trajectory, condition, settings, times, cache, plain=False)
-        columns.append(to_images(model.decode(drawn([mixer], trajectory, times, None, None)[0])))
+        columns.append(shown(model, drawn([mixer], trajectory, times, None, None)[0], settings))
+        if drawing is not None:
+            drawing(number, len(drinks))
     return tuple(zip(*columns, strict=True))
 
 
@@ -105,7 +126,7 @@ def auto_alpha(
         rounds: halvings of the interval; it ends earlier within `tolerance` of the target.
 
     Raises:
-        InvalidArgument: a target that is not between the distances at `low` and `high`; the message has both.
+        OutOfReach: a target that is not between the distances at `low` and `high`; the message has both.
     """
     source, styles, cache = as_model(content), as_models(style), cache or Cache()
 
@@ -125,10 +146,7 @@ def auto_alpha(
 
     (far, at_low), (near, at_high) = at(low), at(high)
     if not near <= target <= far:
-        raise InvalidArgument(
-            f"a structure distance of {target:g} cannot be bracketed: it is {far:g} at alpha {low:g} and {near:g} at "
-            f"alpha {high:g}; choose a target between, or other ends"
-        )
+        raise OutOfReach(target, low, far, high, near)
     tried = [(abs(far - target), low, at_low), (abs(near - target), high, at_high)]
     for _ in range(rounds):
         best = min(tried, key=lambda one: one[0])
