@@ -176,10 +176,11 @@ SECTIONS: Mapping[str, Section] = {
         (("", ("cpu_seconds", "peak_mb", "peak_over_log")),),
     ),
     "bench.attack": Section(
-        "One outer round of the learned attack",
-        "The exact gradient beside the dense computation. [Attacking your own](attack.md).",
-        "python -m bench.attack --data DATA",
-        (("", ("cpu_seconds", "memory")),),
+        "The learned attack",
+        "One outer round of the exact gradient beside the dense computation, the whole, and several problems at once. "
+        "[Benchmarks](bench.md).",
+        "python -m bench.attack --whole --together --data DATA",
+        (("", ("wall_seconds", "cpu_seconds", "memory")),),
     ),
     "bench.victims": Section(
         "Every recommender on MovieLens",
