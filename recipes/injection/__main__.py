@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench.output import machine, write_json
-from recipes.injection import curves, defences, elsewhere, gowalla, synthetic
+from recipes.injection import curves, defences, directions, elsewhere, gowalla, synthetic
 from recipes.injection.keep import Keep
 from recipes.injection.short import short
 from tastemaker.errors import TastemakerError
 
 PARTS: dict[str, ModuleType] = {
-    "synthetic": synthetic, "gowalla": gowalla, "curves": curves, "defences": defences, "elsewhere": elsewhere,
+    "synthetic": synthetic, "directions": directions, "gowalla": gowalla, "curves": curves, "defences": defences,
+    "elsewhere": elsewhere,
 }  # fmt: skip
 INTRODUCTION = """# Injection attacks: what a liar can do, and what stops it
 
