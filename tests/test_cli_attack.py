@@ -77,6 +77,11 @@ BAD = [
     (("--rounds", 0), "rounds from 1"),
     (("--rank", 0), "rank=0"),
     (("--clicks", 61), "61 clicks"),
+    (("--sees-users", 0), "Knowledge(users=0); expected a share above 0"),
+    (("--sees-items", 2), "Knowledge(items=2); expected a share above 0"),
+    (("--sees-clicks", "nan"), "Knowledge(clicks=nan); expected a share above 0"),
+    (("--sees-items", 0.1, "--clicks", 20), "20 clicks a fake user, but the log knows"),
+    (("--sees-users", 0.05), "4 fake users of a population of 2"),
 ]
 
 
@@ -140,6 +145,16 @@ def test_an_attack_does_not_depend_on_the_others(log: Path, tmp_path: Path) -> N
         "hidden-als": "ALS", "hidden-wmf": "WMF", "learned-als": "ALS", "learned-wmf": "WMF",
         "average": "None", "random": "None",
     }  # fmt: skip
+
+
+def test_an_attacker_who_sees_little_clicks_only_what_it_knows(log: Path, tmp_path: Path) -> None:
+    quick = ("--budget", 4, "--rounds", 1, "--rank", 4, "--victims", "popular", "--defences", "cap", "--clicks", 9)
+    every = ("--attacks", "random", "power-users", "learned", "hidden", "--sees-users", 0.5, "--sees-items", 0.3)
+    run(log, *quick, *every, "--sees-clicks", 0.9, "-o", tmp_path)
+    told = json.loads((tmp_path / "drill.json").read_text())
+    assert told["sees"] == {"users": 0.5, "items": 0.3, "clicks": 0.9}
+    clicked = {item for name in every[1:5] for one in profiles(tmp_path / name) for item in one}
+    assert len(clicked) <= 18 + 5  # 30% of 60 items, and the targets
 
 
 def test_hidden_rewrites_the_fakes_of_learned_made_once(

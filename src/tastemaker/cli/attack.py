@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tastemaker.attack.detect import Detector
     from tastemaker.attack.drill import Drill
     from tastemaker.attack.profiles import Budget, Fakes
+    from tastemaker.attack.seen import View
 
 Rule = Literal["random", "average", "bandwagon", "segment", "power-users", "power-items"]
 Through = Literal["learned", "hidden"]  # a surrogate
@@ -54,6 +55,9 @@ def attack(
     victims: Names = ["factors", "itemknn"],  # noqa: B006
     defences: Annotated[list[Way], Parameter(consume_multiple=True, negative="")] = ["distrust", "cap"],  # noqa: B006
     detector: Watch = "learned",
+    sees_users: float = 1.0,
+    sees_items: float = 1.0,
+    sees_clicks: float = 1.0,
     rounds: int = 10,
     rank: int = 32,
     how: Literal["user", "time"] = "user",
@@ -95,6 +99,9 @@ def attack(
         defences: Ways to train beside the plain one. distrust leaves out as many accounts as there are fakes.
         detector: What distrust relies on and hidden evades (its attacker knows it); all four are judged. learned, the
             default, is taught on rules that are not among the attacks. Which sees most depends on the log: compare.
+        sees_users: Share of people whose likes the attacker sees; 1 for all. Fake users are made from what is seen.
+        sees_items: Share of items the attacker knows, beside the targets; no other is clicked.
+        sees_clicks: Share of the likes between them that is seen.
         rounds: Outer rounds of the learned attacks.
         rank: Factors of the learned attacks' surrogates.
         how: How to split; a share of each user's events, or the latest.
@@ -103,7 +110,9 @@ def attack(
         to: Folder for the poisoned logs, drill.json and plots.
     """
     from tastemaker.attack.drill import check, drill
-    from tastemaker.attack.profiles import draw_targets, poisoned
+    from tastemaker.attack.evade import usual_length
+    from tastemaker.attack.profiles import Budget, Knowledge, draw_targets, poisoned
+    from tastemaker.attack.seen import view
 
     _each_once(attacks=attacks, surrogate=surrogate, victims=victims, defences=defences)
     if rounds < 1 or seed < 0:
@@ -115,14 +124,19 @@ def attack(
     train, held = split.by_time(read, test) if how == "time" else split.per_user(read, test, rng=seed)
     check(chosen, train, test=held, k=k, seed=seed)
     goals = _targets(targets, read) if targets else draw_targets(train, target_class, n_targets, _rng(seed, "targets"))
-    n_fakes, _ = spent.of(train)
+    n_fakes, n_clicks = spent.of(train)
     people = len(np.unique(train.user[train.value > 0]))
-    models = {name: _surrogate(name, rank, people + n_fakes, train.n_items) for name in surrogate}
+    seen = view(train, goals, Knowledge(sees_users, sees_items, sees_clicks), rng=_rng(seed, "seen"))
+    each = Budget(n_fakes, n_clicks)
+    each.of(seen.log)  # raises where what is seen cannot hold it
+    models = {name: _surrogate(name, rank, seen.log.n_users + n_fakes, seen.log.n_items) for name in surrogate}
     detectors = _detectors(attacks)
     ways: dict[str, Defence] = {name: _defence(name, train, detectors[detector], n_fakes, people) for name in defences}
     to.mkdir(parents=True, exist_ok=True)
     with working("working") as say:
-        fakes = _fakes(plan, train, goals, spent, models, detectors[detector], rounds, k, seed, say)
+        longest = None if clicks else usual_length(seen.log)  # a budget of clicks binds who hides, too
+        found = _fakes(plan, seen, each, longest, models, detectors[detector], rounds, k, seed, say)
+        fakes = {name: seen.back(one) for name, one in found.items()}
         made = drill(chosen, train, fakes, ways, test=held, detectors=detectors, k=k, seed=seed, say=say)
         _forget(to)
         for name, one in fakes.items():
@@ -130,6 +144,7 @@ def attack(
         _plot(made, to)
     ids = read.item_ids.ids(goals).to_list()
     told = {"targets": ids, "k": k, "metric": made.metric, "seed": seed, "log": str(log), "detector": detector}
+    told["sees"] = {"users": sees_users, "items": sees_items, "clicks": sees_clicks}
     told |= _tables(made)
     (to / "drill.json").write_text(dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if json:
@@ -268,9 +283,9 @@ def _rng(seed: int, *words: str) -> np.random.Generator:
 
 def _fakes(
     plan: Mapping[str, Model | None],
-    log: FeedbackLog,
-    goals: NDArray[np.int32],
+    seen: View,
     budget: Budget,
+    longest: int | None,
     models: Mapping[Model, Surrogate],
     detector: Detector,
     rounds: int,
@@ -278,9 +293,12 @@ def _fakes(
     seed: int,
     say: Callable[[str], Any],
 ) -> dict[str, Fakes]:
-    """The attacks of the plan, by its names. Rules come first: they are quick, and say at once what they cannot do."""
+    """The attacks of the plan, by its names, for the log that is seen. Rules come first: they are quick, and say at
+    once what they cannot do. longest: `evade`'s."""
     from tastemaker.attack import bilevel, heuristic
-    from tastemaker.attack.evade import evade, usual_length
+    from tastemaker.attack.evade import evade
+
+    log, goals = seen.log, seen.targets
 
     @cache
     def learned(model: Model) -> Fakes:
@@ -297,7 +315,6 @@ def _fakes(
         elif name.startswith("learned"):
             made[name] = learned(model)
         else:
-            longest = None if budget.clicks else usual_length(log)  # a budget of clicks binds who hides, too
             made[name] = evade(log, learned(model), detector, longest=longest, rng=_rng(seed, "hidden", model))
     return {name: made[name] for name in plan}
 
