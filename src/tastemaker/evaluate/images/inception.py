@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,16 @@ from tastemaker.errors import DataError, MissingExtra
 from tastemaker.evaluate.images.folder import read_tensors
 from tastemaker.evaluate.images.picture import Picture, rgbs
 
-if TYPE_CHECKING:
+try:
+    import torch
     from torch import Tensor
+    from torch.nn import functional
+except ImportError as error:
+    raise MissingExtra("torch", "generate") from error
 
 SIDE, BATCH = 299, 16
 #: A convolution, batch normalisation and ReLU: name, channels, kernel; stride, and whether the border is filled up.
-Unit = Callable[..., "Tensor"]
+Unit = Callable[..., Tensor]
 _PARTS = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
@@ -50,7 +54,6 @@ class Inception:
 
         Raises DataError for another kind of file, and for missing or wrongly shaped tensors.
         """
-        torch = _torch()
         tensors = {
             name: torch.from_numpy(value.astype(np.float32)).to(device) for name, value in read_tensors(file).items()
         }
@@ -65,15 +68,13 @@ class Inception:
                     given = "absent" if one is None else tuple(one.shape)
                     raise DataError(f"'{name}.{part}' is {given}; expected {shape} of FID's Inception-v3", file=file)
             weight = x.new_empty(shapes["conv.weight"])  # on 'meta': only shapes are worked out
-            return torch.nn.functional.conv2d(x, weight, stride=stride, padding=_padding(kernel, same))
+            return functional.conv2d(x, weight, stride=stride, padding=_padding(kernel, same))
 
         _run(torch.empty((1, 3, SIDE, SIDE), device="meta"), checked)
         return cls(tensors, device)
 
     def features(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
         """Means over places of the last block, shape (n, 2048)."""
-        torch = _torch()
-        functional = torch.nn.functional
 
         def unit(
             x: Tensor, name: str, channels: int, kernel: tuple[int, int], stride: int = 1, same: bool = True
@@ -97,8 +98,6 @@ class Inception:
 
 def _run(x: Tensor, unit: Unit) -> Tensor:
     """The layers one after the other; (n, 3, height, width) to (n, 2048, smaller, smaller)."""
-    torch = _torch()
-    functional = torch.nn.functional
 
     def chain(x: Tensor, *units: tuple[Any, ...]) -> Tensor:
         for one in units:
@@ -174,11 +173,3 @@ def _run(x: Tensor, unit: Unit) -> Tensor:
 
 def _padding(kernel: tuple[int, int], same: bool) -> tuple[int, int]:
     return (kernel[0] // 2, kernel[1] // 2) if same else (0, 0)
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtra("torch", "generate") from error
-    return torch
