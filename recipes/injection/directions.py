@@ -109,4 +109,15 @@ def run(*, data: Path | None, quick: bool, seed: int, keep: Keep) -> tuple[Numbe
     for name, label in labels.items():
         cells = [[figures[f"data{one}.{name}.{column}"] for one in DATA_SEEDS] for column in ("same", "others")]
         lines.append(f"| {label} | {' | '.join(' / '.join(format(one, '.2f') for one in cell) for cell in cells)} |")
+
+    def others(name: str) -> str:
+        return f"{np.mean([figures[f'data{one}.{name}.others'] for one in DATA_SEEDS]):.2f}"
+
+    lines += [
+        "",
+        f"- With what other surrogates say, the exact direction through one has {others('exact')}, mean of the worlds; "
+        f"the last ten steps alone {others('last_10')}, the implicit one {others('implicit')}, ALS' last solve "
+        f"{others('als_last')}. Through all steps a gradient is exact for its own initialisation, and says little of "
+        f"others: take a mean over seeds, or draw a new one each round.",
+    ]
     return figures, "\n".join(lines)
