@@ -77,6 +77,10 @@ def test_loras_take_a_scale(capsys: pytest.CaptureFixture[str], here: Path) -> N
         made = output(capsys, "generate", "a cat", "--models", "models/sd1", "--lora", given, *QUICK)
         (part,) = read_recipe(made["pictures"][0]["file"]).loras
         assert (part.name, part.scale) == (given.split(":")[0], scale)
+    Path("lora").rename("wash:2")
+    made = output(capsys, "generate", "a cat", "--models", "models/sd1", "--lora", "wash:2", *QUICK)
+    (part,) = read_recipe(made["pictures"][0]["file"]).loras
+    assert (part.name, part.scale) == ("wash:2", 1.0)
     failed, said = refused(capsys, "generate", "a cat", "--models", "models/sd1", "--lora", "lora:much")
     assert (failed, "expected FILE or FILE:SCALE" in said) == (1, True)
 
@@ -118,6 +122,14 @@ def test_words_that_the_embedded_models_do_not_know_are_said(capsys: pytest.Capt
         assert ("do not know 'castle' and draw" in capsys.readouterr().err) is said
     assert code("generate", "three purple hearts", "--models", "zoo/base", *QUICK) == 0
     assert "do not know" not in capsys.readouterr().err
+    mixed = ("mix", "photo.png", "--content", "zoo/base", "--style", "zoo/ink", "--prompt", "a castle")
+    for asked in (
+        (*mixed, "--inversion-prompt", "a bridge"),
+        ("matrix", "a castle", "--models", "zoo/base", "zoo/ink"),
+    ):
+        assert code(*asked, "--steps", 2, "--device", "cpu") == 0
+        assert "do not know 'castle'" in (told := capsys.readouterr().err)
+        assert ("'bridge'" in told) is ("a bridge" in asked)
 
 
 def test_names_of_models_are_shown_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

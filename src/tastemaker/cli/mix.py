@@ -14,7 +14,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from tastemaker.cli.app import Json, app
-from tastemaker.cli.pictures import MACHINE, Machine, Models, scaled
+from tastemaker.cli.pictures import MACHINE, Machine, Models, scaled, warn_of_words
 from tastemaker.errors import InvalidArgument
 from tastemaker.terminal import counting, err, print_facts, print_json, print_table
 
@@ -127,18 +127,19 @@ def mix(
         {"attention": attention, "resnet": resnet},
         inversion,
     )
-    picture = _source(pictures, collage, to)
+    picture, styles = _source(pictures, collage, to), zoo.find(style)
+    warn_of_words([prompt, inversion_prompt or ""], [content, *styles])
     recipes = orders.order(
         picture,
         content=content,
-        styles=zoo.find(style),
+        styles=styles,
         prompt=prompt,
         inversion_prompt=inversion_prompt,
         settings=settings,
         mask=mask,
         regions=region,
         shares=gamma,
-        loras=scaled([one if ":" in one else f"{one}:{settings.lora_scale:g}" for one in lora]),
+        loras=scaled(lora, settings.lora_scale),
         triggers=trigger,
     )
     if structure is not None:
@@ -199,6 +200,7 @@ def matrix(
     from tastemaker.generate.variations import transfer_matrix
 
     names = zoo.find(models)
+    warn_of_words([prompt], names)
     settings = _changed(DEFAULT, {"negative": negative, "steps": steps, "guidance": guidance}, {}, None)
     loaded = [machine.loading.load(zoo.resolve(name), ()) for name in names]
     with counting("drawing", 2 * len(loaded)) as say:

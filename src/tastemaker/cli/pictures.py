@@ -96,13 +96,13 @@ class Drawing:
 MACHINE, DRAWING = Machine(), Drawing()
 
 
-def scaled(loras: Sequence[str]) -> list[tuple[str, float]]:
-    """FILE:SCALE as (file, scale); the scale is 1 when not given."""
+def scaled(loras: Sequence[str], usual: float = 1.0) -> list[tuple[str, float]]:
+    """FILE:SCALE as (file, scale); the scale is the usual one when not given. A file's name may hold a colon."""
     pairs = []
     for given in loras:
         name, colon, scale = given.rpartition(":")
         try:
-            pairs.append((name, float(scale)) if colon else (given, 1.0))
+            pairs.append((name, float(scale)) if colon and not Path(given).exists() else (given, usual))
         except ValueError as error:
             raise InvalidArgument(f"--lora {given}; expected FILE or FILE:SCALE, such as wash:0.7") from error
     return pairs
@@ -143,8 +143,6 @@ def zoo(*, sheet: Path | None = None, json: Json = False) -> None:
                 "kind": card.kind,
                 "trigger words": ", ".join(card.trigger) or None,
                 "pixels": card.size,
-                "steps": card.steps,
-                "guidance": card.guidance,
                 "licence": card.licence,
             }
             for card in cards
@@ -225,7 +223,7 @@ def grid(
     if not dry_run:
         _draw(plan, to, drawing.batch, machine, thumbnails=thumbnails, json=json)
         return
-    _warn(plan)
+    warn_of_words(plan.prompts, plan.models)
     with counting("looking", len(plan.models)) as say:
         say(0, len(plan.models), "looking at models, timing the first")
         guess = grids.estimate(plan, to, batch=drawing.batch, loading=machine.loading)
@@ -296,7 +294,7 @@ def recipe(
 def _draw(plan: Plan, folder: Path, batch: int, machine: Machine, *, thumbnails: bool, json: bool) -> None:
     from tastemaker.generate import grid as grids
 
-    _warn(plan)
+    warn_of_words(plan.prompts, plan.models)
     with counting("looking at models", len(plan)) as say:
         outcome = grids.draw_grid(plan, folder, batch=batch, loading=machine.loading, thumbnails=thumbnails, say=say)
     sheets = _write_sheets(grids.promptbook(plan, outcome), folder) if outcome.files else []
@@ -326,11 +324,11 @@ def _write_sheets(sheets: Sequence[Image.Image], folder: Path) -> list[Path]:
     return [write_picture(sheet, folder / name) for sheet, name in zip(sheets, names, strict=True)]
 
 
-def _warn(plan: Plan) -> None:
+def warn_of_words(prompts: Sequence[str], models: Sequence[str]) -> None:
     """A note on stderr where prompts have words that the embedded models cannot draw."""
     from tastemaker.generate import zoo
 
-    strange = dict.fromkeys(word for prompt in plan.prompts for word in zoo.unknown_words(prompt, plan.models))
+    strange = dict.fromkeys(word for prompt in prompts for word in zoo.unknown_words(prompt, models))
     if strange:
         some = ", ".join(repr(word) for word in list(strange)[:8]) + (" ..." if len(strange) > 8 else "")
         note = f"the embedded models do not know {some} and draw something else; `tastemaker zoo` lists what they know"
