@@ -12,6 +12,7 @@ import functools
 import string
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -23,6 +24,7 @@ from diffusers import (
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = ("a", "an", "apple", "blue", "cat", "dog", "left", "of", "on", "red", "the")
@@ -195,3 +197,8 @@ def save(name: str, folder: Path) -> Path:
     if not path.exists():
         _pipeline(name).save_pretrained(path, safe_serialization=True)
     return path
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
