@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the attacker; victims have others")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--write", type=Path, help="write the page of results here")
+    parser.add_argument("--plot", type=Path, help="draw the curves of budget and knowledge here (.svg or .png)")
     parser.add_argument(
         "--keep", type=Path, help="folder for units of work; a stopped run goes on from there, several runs share it"
     )
@@ -61,6 +63,10 @@ def main() -> None:
         for name in given.parts:
             found, text = PARTS[name].run(data=given.data, quick=given.quick, seed=given.seed, keep=keep)
             figures |= {f"{name}.{figure}": value for figure, value in found.items()}
+            if name == "curves" and given.plot and found:
+                curves.plot(found, given.plot)
+                place = os.path.relpath(given.plot, given.write.parent if given.write else Path())
+                text = f"![Hit rate against budget and knowledge]({place})\n\n{text}"
             parts.append(section(name, text, given, bool(found)))
             out.print(Markdown(parts[-1]))
     said = short(figures)

@@ -5,7 +5,7 @@ on a fifth of Gowalla, the busiest people and places (30 rounds, HR@50 of five h
 time. What varies: the number of fake users, the clicks of each, and the share of people, of items and of clicks that
 the attacker sees; targets are always seen, and fake users click nothing the attacker does not know. The victim is
 trained on everything: the model of the surrogate from three seeds of its own, and ItemCF. Random fakes look at nothing,
-so they have no value on the curves of knowledge.
+so they have no value on the curves of knowledge. In the plot, thin lines are without fakes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tastemaker.data import FeedbackLog
 
 SHARES = (0.5, 0.2, 0.1)
 RANDOM = Rule("random", heuristic.random)
+SYNTHETIC, FIFTH = Budget(50, 12), Budget(26, 41)  # the middles; 1% of a fifth of Gowalla
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def worlds(data: Path | None, keep: Keep, seed: int) -> Iterator[tuple[str, Stud
     """Name, the study without its attacks, the surrogate, the points."""
     here = synthetic.study(synthetic.DATA_SEEDS[0], keep, seed, rounds=20)
     victims = {name: synthetic.VICTIMS[name] for name in ("wmf", "itemcf")}
-    middle = list(points(Budget(50, 12), users=(5, 10, 25, 100), clicks=(6, 24, 48)))
+    middle = list(points(SYNTHETIC, users=(5, 10, 25, 100), clicks=(6, 24, 48)))
     yield "synthetic world", replace(here, part="curves", victims=victims), synthetic.SHORT, middle
     if data is None or not (data / gowalla.FOLDER).exists():
         return
@@ -68,9 +69,8 @@ def worlds(data: Path | None, keep: Keep, seed: int) -> Iterator[tuple[str, Stud
     targets = {"head": draw_targets(train, "head", 5, np.random.default_rng(seed))}
     surrogate = WMF(batch=512)
     few = {"wmf": Victim("WRMF-SGD", lambda: AsSurrogate(surrogate), seeds=3), "itemcf": Victim("ItemCF", ItemCF)}
-    budget = Budget(26, 41)  # 1% of them
-    part = Study("curves", train, test, targets, budget, {}, few, keep, seed=seed)
-    yield "a fifth of Gowalla", part, surrogate, list(points(budget, users=(5, 13, 52, 131), clicks=(20, 80)))
+    part = Study("curves", train, test, targets, FIFTH, {}, few, keep, seed=seed)
+    yield "a fifth of Gowalla", part, surrogate, list(points(FIFTH, users=(5, 13, 52, 131), clicks=(20, 80)))
 
 
 def busiest(train: FeedbackLog, test: FeedbackLog, share: float) -> tuple[FeedbackLog, FeedbackLog]:
@@ -127,3 +127,57 @@ def table(here: Study, rows: dict[str, Numbers]) -> str:
         if any(cell is not None for cell in cells):
             lines.append(f"| {label} | {' | '.join('–' if cell is None else f'{cell:.3f}' for cell in cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not run."
+
+
+AXES = {
+    "users": "fake users", "clicks": "clicks each",
+    "knows_users": "people seen", "knows_items": "items seen", "knows_clicks": "clicks seen",
+}  # fmt: skip
+
+
+def curve(figures: Numbers, world: str, axis: str, ends: Budget, name: str) -> list[tuple[float, float]]:
+    """Where one thing varies, and what it makes of a figure such as 'learned.wmf.hit'; with the middle, ascending."""
+    middle = {"users": ends.users, "clicks": ends.clicks}.get(axis, 1.0)
+    start = f"{world}.{axis}_"
+    found = {float(key[len(start) :].partition(f".{name}")[0]): value for key, value in figures.items()
+             if key.startswith(start) and key.endswith(f".{name}")}  # fmt: skip
+    if f"{world}.middle.{name}" in figures and middle is not None:
+        found[float(middle)] = figures[f"{world}.middle.{name}"]
+    return sorted(found.items())
+
+
+def plot(figures: Numbers, path: Path) -> None:
+    """A row a world, a column what varies: the hit rate of learned and of random fakes on the two victims."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "injection"  # the same figures draw the same file
+    from matplotlib import pyplot as plt
+
+    middles = {"synthetic_world": SYNTHETIC, "a_fifth_of_Gowalla": FIFTH}
+    worlds = [world for world in middles if any(name.startswith(f"{world}.") for name in figures)]
+    drawn, panels = plt.subplots(
+        len(worlds), len(AXES), figsize=(12.5, 2.9 * len(worlds)), squeeze=False, sharey="row", layout="constrained"
+    )
+    for row, world in zip(panels, worlds, strict=True):
+        for panel, (axis, label) in zip(row, AXES.items(), strict=True):
+            for victim, colour in (("wmf", "#c2341d"), ("itemcf", "#2a5db5")):
+                name = f"{'ItemCF' if victim == 'itemcf' else 'surrogate, other seeds'}"
+                panel.axhline(figures[f"{world}.clean.clean.{victim}.hit"], color=colour, lw=0.8, alpha=0.5)
+                for attack, line in (("learned", "o-"), ("random", "o:")):
+                    x, y = zip(*curve(figures, world, axis, middles[world], f"{attack}.{victim}.hit"), strict=True)
+                    if len(x) == 1:  # a rule looks at nothing
+                        continue
+                    panel.plot(x, y, line, color=colour, ms=3.5, lw=1.4, alpha=0.9, label=f"{name}, {attack} fakes")
+            panel.set(xscale="log", xlabel=label)
+            ticks = [at for at, _ in curve(figures, world, axis, middles[world], "learned.wmf.hit")]
+            panel.set_xticks(ticks, [f"{at:.0%}" if axis.startswith("knows") else f"{at:g}" for at in ticks])
+            panel.minorticks_off()
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(f"hit rate, {world.replace('_', ' ')}")
+    names = dict(zip(*panels[0][0].get_legend_handles_labels()[::-1], strict=True))
+    drawn.legend(names.values(), names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(drawn)

@@ -368,3 +368,26 @@ def test_the_page_in_short_says_what_the_figures_say_and_nothing_without_them() 
     assert "| MovieLens | `factors` | 0.050 | 0.500 | cap | 0.200 | -0.0100 |" in stops
     (nothing,) = short(drilled | {"defences.movielens.outcomes.factors.ours.cap.hit_rate": 0.6})
     assert nothing.endswith("| none does better | – | – |")
+
+
+def test_curves_go_through_the_middle_and_are_drawn(tmp_path: Path) -> None:
+    figures = {f"synthetic_world.clean.clean.{victim}.hit": 0.04 for victim in ("wmf", "itemcf")}
+    places = [
+        "middle",
+        "users_5",
+        "users_100",
+        "clicks_6",
+        *(f"knows_{what}_0.2" for what in ("users", "items", "clicks")),
+    ]
+    for victim in ("wmf", "itemcf"):
+        for number, place in enumerate(places):
+            figures[f"synthetic_world.{place}.learned.{victim}.hit"] = number / 10
+            figures[f"synthetic_world.{place}.learned.{victim}.hit.low"] = 0.0
+        figures |= {f"synthetic_world.{place}.random.{victim}.hit": 0.1 for place in places[:4]}
+    found = curves.curve(figures, "synthetic_world", "users", curves.SYNTHETIC, "learned.wmf.hit")
+    assert found == [(5, 0.1), (50, 0.0), (100, 0.2)]
+    seen = curves.curve(figures, "synthetic_world", "knows_items", curves.SYNTHETIC, "learned.wmf.hit")
+    assert seen == [(0.2, 0.5), (1, 0.0)]
+    for file in (tmp_path / "a.svg", tmp_path / "b.svg"):
+        curves.plot(figures, file)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
