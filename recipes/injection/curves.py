@@ -163,11 +163,13 @@ def plot(figures: Numbers, path: Path) -> None:
         for panel, (axis, label) in zip(row, AXES.items(), strict=True):
             for victim, colour in (("wmf", "#c2341d"), ("itemcf", "#2a5db5")):
                 name = f"{'ItemCF' if victim == 'itemcf' else 'surrogate, other seeds'}"
-                panel.axhline(figures[f"{world}.clean.clean.{victim}.hit"], color=colour, lw=0.8, alpha=0.5)
+                if (clean := figures.get(f"{world}.clean.clean.{victim}.hit")) is not None:
+                    panel.axhline(clean, color=colour, lw=0.8, alpha=0.5)
                 for attack, line in (("learned", "o-"), ("random", "o:")):
-                    x, y = zip(*curve(figures, world, axis, middles[world], f"{attack}.{victim}.hit"), strict=True)
-                    if len(x) == 1:  # a rule looks at nothing
+                    at = curve(figures, world, axis, middles[world], f"{attack}.{victim}.hit")
+                    if len(at) < 2:  # a rule looks at nothing; or not run
                         continue
+                    x, y = zip(*at, strict=True)
                     panel.plot(x, y, line, color=colour, ms=3.5, lw=1.4, alpha=0.9, label=f"{name}, {attack} fakes")
             panel.set(xscale="log", xlabel=label)
             ticks = [at for at, _ in curve(figures, world, axis, middles[world], "learned.wmf.hit")]

@@ -91,27 +91,28 @@ def run(*, data: Path | None, quick: bool, seed: int, keep: Keep) -> tuple[Numbe
     """Figures, and the page's section."""
     if quick:
         return {}, "Left out with `--quick`."
-    figures = Numbers()
+    figures, seen = Numbers(), list[int]()
     for data_seed in DATA_SEEDS:
         settings = {"data": str(data_seed), "seed": str(seed), "ways": repr(ways()), "others": str(SEEDS)}
         unit = Unit("directions", f"data{data_seed}", "directions", settings, CODE)
         found = keep.numbers(unit, partial(measure, data_seed, seed)) or {}
         figures |= {f"data{data_seed}.{name}": value for name, value in found.items()}
-    if not figures:
+        seen += [data_seed] * bool(found)
+    if not seen:
         return {}, "Not run."
     labels = {"exact": "exact, this seed", "other": "exact, another seed", "mean": f"exact, mean of {SEEDS} more seeds"}
     labels |= {name: label for name, (label, *_) in ways().items()}
-    worlds = ", ".join(map(str, DATA_SEEDS))
+    worlds = ", ".join(map(str, seen))
     lines = [
         f"| direction; data of seed {worlds} | same surrogate's exact one | others' mean |",
         "| --- | ---: | ---: |",
     ]
     for name, label in labels.items():
-        cells = [[figures[f"data{one}.{name}.{column}"] for one in DATA_SEEDS] for column in ("same", "others")]
+        cells = [[figures[f"data{one}.{name}.{column}"] for one in seen] for column in ("same", "others")]
         lines.append(f"| {label} | {' | '.join(' / '.join(format(one, '.2f') for one in cell) for cell in cells)} |")
 
     def others(name: str) -> str:
-        return f"{np.mean([figures[f'data{one}.{name}.others'] for one in DATA_SEEDS]):.2f}"
+        return f"{np.mean([figures[f'data{one}.{name}.others'] for one in seen]):.2f}"
 
     lines += [
         "",

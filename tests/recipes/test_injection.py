@@ -23,7 +23,7 @@ from tastemaker.recommend import LightGCN
 pytest.importorskip("torch")
 
 from recipes.injection import __main__ as command
-from recipes.injection import curves, defences, elsewhere, gowalla, keep, synthetic, victims
+from recipes.injection import curves, defences, directions, elsewhere, gowalla, keep, synthetic, victims
 from recipes.injection.keep import Keep, Remembered, Unit
 from recipes.injection.short import short
 from recipes.injection.study import Learned, Rule, Study
@@ -391,3 +391,29 @@ def test_curves_go_through_the_middle_and_are_drawn(tmp_path: Path) -> None:
     for file in (tmp_path / "a.svg", tmp_path / "b.svg"):
         curves.plot(figures, file)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_what_was_not_run_is_left_out_of_the_plot(tmp_path: Path) -> None:
+    curves.plot(
+        {"synthetic_world.middle.learned.wmf.hit": 0.1, "synthetic_world.users_5.learned.wmf.hit": 0.2},
+        tmp_path / "a.svg",
+    )
+    assert (tmp_path / "a.svg").stat().st_size > 0
+
+
+def test_cosines_are_means_over_fake_users_and_nobody_moved_has_none() -> None:
+    a, b = np.array([[3.0, 0], [0, 2], [0, 0], [1, 1]]), np.array([[5.0, 0], [0, -1], [1, 0], [1, 0]])
+    assert directions.cosine(a, b) == pytest.approx((1 - 1 + 0 + 0.5**0.5) / 4)
+
+
+def test_directions_of_the_worlds_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["exact", "other", "mean", *directions.ways()]
+    made = {f"{name}.{column}": 0.25 for name in names for column in ("same", "others")}
+    monkeypatch.setattr(directions, "measure", lambda data_seed, seed: made)
+    monkeypatch.setattr(directions, "DATA_SEEDS", (2,))
+    directions.run(data=None, quick=False, seed=1, keep=Keep(tmp_path))
+    monkeypatch.setattr(directions, "DATA_SEEDS", (1, 2))
+    figures, text = directions.run(data=None, quick=False, seed=1, keep=Keep(tmp_path, only_kept=True))
+    assert {name.split(".")[0] for name in figures} == {"data2"}
+    assert "| exact, this seed | 0.25 | 0.25 |" in text
+    assert directions.run(data=None, quick=False, seed=2, keep=Keep(tmp_path, only_kept=True)) == ({}, "Not run.")
