@@ -3,7 +3,8 @@
 Both sides run in this process, alternating, on networks with random weights, which take as long as trained ones,
 built from the configs of the embedded base. The published way inverts again for every style, runs three streams at
 every step and writes attention out.
-UNet-seconds are the time inside the networks, hooks and early stops included; text encoders and VAEs are left out.
+UNet-seconds are the time in which a network is at work, hooks and early stops included; text encoders and VAEs are left
+out. Both have the same threads.
 Peaks come from a process of their own for each side: resident memory on a CPU, allocated memory on a GPU.
 
     python -m bench.cocktail --quick
@@ -13,12 +14,15 @@ Peaks come from a process of their own for each side: resident memory on a CPU, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import string
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,30 +45,42 @@ PROMPT = "a red apple"
 Parts = tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler]
 
 
-@dataclasses.dataclass
 class Clock:
-    seconds: float = 0.0
-    calls: int = 0
+    """Runs while at least one network is at work; several may be, side by side."""
+
+    def __init__(self) -> None:
+        self.seconds, self.began, self.working, self.lock = 0.0, 0.0, 0, threading.Lock()
+
+    @contextlib.contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        with self.lock:
+            self.working += 1
+            if self.working == 1:
+                self.began = now(device)
+        try:
+            yield
+        finally:  # an early stop leaves by an exception
+            with self.lock:
+                self.working -= 1
+                if self.working == 0:
+                    self.seconds += now(device) - self.began
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Timed(StableDiffusion):
-    """Adds up the time its network takes."""
+    """Says when its network is at work."""
 
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def predict(self, latents: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
-        began = self.now()
-        try:
+        with self.clock.running(latents.device):
             return super().predict(latents, t, condition)
-        finally:  # an early stop leaves by an exception
-            self.clock.seconds += self.now() - began
-            self.clock.calls += 1
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 def build(sd15: bool, device: str, clock: Clock, seed: int) -> Timed:
@@ -178,8 +194,8 @@ def test_picture(model: Timed, seed: int) -> Image.Image:
 
 
 def work(way: str, args: argparse.Namespace, settings: Settings) -> None:
-    """Peak memory of one way with one style, as JSON on stdout."""
-    models = [build(args.sd15, args.device, Clock(), args.seed + at) for at in range(2)]
+    """Peak memory of one way, as JSON on stdout."""
+    models = [build(args.sd15, args.device, Clock(), args.seed + at) for at in range(1 + args.worker_styles)]
     cuda = args.device.startswith("cuda")
     before = torch.cuda.memory_allocated() / 2**20 if cuda else peak_memory()
     clocked(way, models, test_picture(models[0], args.seed), settings)
@@ -187,21 +203,12 @@ def work(way: str, args: argparse.Namespace, settings: Settings) -> None:
     print(json.dumps({"peak_mib": peak, "above_models_mib": peak - before}))
 
 
-def memory(way: str, args: argparse.Namespace) -> dict[str, float]:
-    command = [
-        sys.executable,
-        "-m",
-        "bench.cocktail",
-        "--worker",
-        way,
-        "--device",
-        args.device,
-        "--seed",
-        str(args.seed),
-    ]
-    command += ["--steps", str(args.steps), *(["--sd15"] if args.sd15 else [])]
+def memory(way: str, styles: int, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.cocktail", "--worker", way, "--worker-styles", str(styles)]
+    command += ["--device", args.device, "--seed", str(args.seed), "--steps", str(args.steps)]
+    command += ["--sd15"] if args.sd15 else []
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
-    return {f"memory.{way}.{name}": value for name, value in json.loads(answer).items()}
+    return {f"styles.{styles}.{way}.{name}": value for name, value in json.loads(answer).items()}
 
 
 def main() -> None:
@@ -213,6 +220,7 @@ def main() -> None:
     parser.add_argument("--sd15", action="store_true", help="SD 1.5 size instead of the zoo's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--worker", choices=sorted(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--worker-styles", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.steps = args.steps or (10 if args.quick else 50)
     settings = Settings(steps=args.steps)
@@ -222,8 +230,8 @@ def main() -> None:
     figures: dict[str, float] = {"unet.million_weights": weights / 1e6}
     for styles in STYLES:
         figures |= side_by_side(args, styles, settings, runs=1 if args.quick else 3)
-    for way in WAYS:
-        figures |= memory(way, args)
+        for way in WAYS:
+            figures |= memory(way, styles, args)
     for name, value in figures.items():
         print(f"{name:52} {value:10.4g}")
     if args.json:

@@ -249,8 +249,8 @@ def test_matrix_shows_every_content_in_every_style(capsys: pytest.CaptureFixture
     asked = ("matrix", "a cat", "--models", "models/sd1", "models/sd1-style", "--steps", 2, "--device", "cpu", "--json")
     assert code(*asked) == 0
     said = capsys.readouterr()
-    assert "inverting (1 of 4 done)" in said.err
-    assert "drawing (3 of 4 done)" in said.err
+    assert "inverting (1 of 8 done)" in said.err
+    assert "drawing (5 of 8 done)" in said.err
     made = json.loads(said.out)
     assert made["models"] == ["models/sd1", "models/sd1-style"]
     assert read_picture(made["sheet"]).width > 3 * 192

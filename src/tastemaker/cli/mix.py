@@ -203,10 +203,10 @@ def matrix(
     warn_of_words([prompt], names)
     settings = _changed(DEFAULT, {"negative": negative, "steps": steps, "guidance": guidance}, {}, None)
     loaded = [machine.loading.load(zoo.resolve(name), ()) for name in names]
-    with counting("drawing", 2 * len(loaded)) as say:
+    with counting("reading", 2) as say:
 
-        def told(what: str, done: int, models: int) -> None:
-            say(done + (models if what == "drawing" else 0), 2 * models, what)
+        def told(what: str, done: int, steps: int) -> None:
+            say(done + (steps if what == "drawing" else 0), 2 * steps, what)
 
         rows = transfer_matrix(loaded, prompt=prompt, seed=seed, settings=settings, on_step=told)
     cells = [[Cell(picture) for picture in row] for row in rows]

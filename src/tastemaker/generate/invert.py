@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -101,19 +102,22 @@ class Cache:
     def __init__(self, folder: str | Path | None = None, *, limit: int = 1 << 29) -> None:
         self.folder, self.limit = None if folder is None else Path(folder), limit
         self._held: OrderedDict[str, tuple[object, int]] = OrderedDict()
+        self._lock = threading.Lock()  # styles that draw side by side share a cache
 
     def get(self, key: str) -> object | None:
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key][0]
-        return None
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key][0]
+            return None
 
     def put(self, key: str, value: object, nbytes: int) -> None:
         if nbytes > self.limit:
             return
-        self._held[key] = (value, nbytes)
-        while sum(size for _, size in self._held.values()) > self.limit:
-            self._held.popitem(last=False)
+        with self._lock:
+            self._held[key] = (value, nbytes)
+            while sum(size for _, size in self._held.values()) > self.limit:
+                self._held.popitem(last=False)
 
     def trajectory(self, key: str, device: torch.device) -> Trajectory | None:
         held = self.get(key)

@@ -6,7 +6,8 @@ with the first stream's features in the other two. `plain` does just that. Other
 - the reference stream, which does not depend on x, runs ahead: several steps to a batch, no further than the last layer
   that is read, and not at all once nothing is injected any more; a cache keeps what it found for other prompts and
   guidance of the same style;
-- injected layers compute neither queries nor keys of their own, and attention is fused.
+- injected layers compute neither queries nor keys of their own, and attention is fused;
+- several styles draw side by side (generate.lanes).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from tastemaker.errors import InvalidArgument
 from tastemaker.generate.denoiser import Condition, Denoiser, join, pairs
 from tastemaker.generate.inject import Features, Mask, copying, injecting, mask_on, read
 from tastemaker.generate.invert import Cache, Trajectory, retrace
+from tastemaker.generate.lanes import Count, lanes
 from tastemaker.generate.settings import Settings
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps
@@ -105,33 +108,30 @@ def drawn(
 ) -> list[Tensor]:
     """Clean latents of each style, or with `shares` of all together."""
     tell = told(on_step, "drawing")
-    if shares is None:
-        clean = []
-        for number, mixer in enumerate(mixers):
-            predict = mixer.predict if tell is None else _counted(mixer.predict, tell, number, len(mixers), times)
-            clean.append(retrace(predict, mixer.model.schedule, trajectory, times))
-        return clean
-    x = trajectory.latents[times[0]]
-    shares = [share.to(x.device) for share in shares]
-    for done, (t, s) in enumerate(pairs(times), 1):
-        steps = [mixer.model.schedule.step(t, s) for mixer in mixers]
-        predicted = [mixer.predict(x, t) for mixer in mixers]
-        moved = [a * x + b * raw for (a, b), raw in zip(steps, predicted, strict=True)]
-        x = torch.stack([share * part for share, part in zip(shares, moved, strict=True)]).sum(0)
-        if tell is not None:
-            tell(done, len(times))
-    return [x]
+    with lanes([mixer.model for mixer in mixers]) as run:
+        if shares is None:
+            count = Count(tell, len(mixers) * len(times))
+            alone = [(_counted(mixer, count), mixer.model.schedule) for mixer in mixers]
+            return run([partial(retrace, predict, schedule, trajectory, times) for predict, schedule in alone])
+        x = trajectory.latents[times[0]]
+        shares = [share.to(x.device) for share in shares]
+        for done, (t, s) in enumerate(pairs(times), 1):
+            predicted = run([partial(mixer.predict, x, t) for mixer in mixers])
+            moves = [mixer.model.schedule.step(t, s) for mixer in mixers]
+            moved = [a * x + b * raw for (a, b), raw in zip(moves, predicted, strict=True)]
+            x = torch.stack([share * part for share, part in zip(shares, moved, strict=True)]).sum(0)
+            if tell is not None:
+                tell(done, len(times))
+        return [x]
 
 
-def _counted(
-    predict: Callable[[Tensor, int], Tensor], tell: Callable[[int, int], None], number: int, of: int, times: list[int]
-) -> Callable[[Tensor, int], Tensor]:
-    def counted(x: Tensor, t: int) -> Tensor:
-        raw = predict(x, t)
-        tell(number * len(times) + times.index(t) + 1, of * len(times))
+def _counted(mixer: Mixer, count: Count) -> Callable[[Tensor, int], Tensor]:
+    def predict(x: Tensor, t: int) -> Tensor:
+        raw = mixer.predict(x, t)
+        count()
         return raw
 
-    return counted
+    return predict
 
 
 def told(on_step: Progress | None, what: str) -> Callable[[int, int], None] | None:

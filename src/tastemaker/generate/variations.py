@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from PIL import Image
@@ -27,9 +28,11 @@ from tastemaker.generate.cocktail import (
     shown,
     to_tensor,
 )
+from tastemaker.generate.denoiser import Denoiser
 from tastemaker.generate.draw import draw, refuse_blank
 from tastemaker.generate.inject import Mask
-from tastemaker.generate.invert import Cache, invert
+from tastemaker.generate.invert import Cache, Trajectory, invert
+from tastemaker.generate.lanes import Count, lanes
 from tastemaker.generate.mixer import Mixer, Progress, drawn, said, stacked, told
 from tastemaker.generate.settings import DEFAULT, Settings
 from tastemaker.generate.sheet import thumbnail
@@ -64,8 +67,8 @@ def transfer_matrix(
     """m x m pictures: row i, column j has the content of model i in the style of model j.
 
     Each model inverts its own picture (drawn from the prompt and seed where none are given); then each style draws all
-    contents as one batch. Same size and schedule for all models; errors as `cocktail`. `on_step` hears of every model
-    that has inverted, and that has drawn.
+    contents as one batch. Same size and schedule for all models; errors as `cocktail`. `on_step` hears of every step
+    of any model, first of inverting, then of drawing.
     """
     drinks = [as_model(model) for model in models]
     refuse_blank(prompt)
@@ -73,30 +76,34 @@ def transfer_matrix(
         raise InvalidArgument(f"{len(drinks)} models and {len(pictures or ())} pictures; expected one picture a model")
     times = common_times(drinks[0], drinks, settings)
     negative = settings.negative if negative is None else negative
-    if pictures is None:
-        pictures = [
-            draw(model, [prompt], seeds=[seed], negative=negative, steps=len(times), guidance=settings.guidance)[0]
-            for model in drinks
-        ]
-    check_inputs(pictures, [prompt] * len(drinks), [prompt] * len(drinks))
-    found = []
-    inverting, drawing = told(on_step, "inverting"), told(on_step, "drawing")
-    for number, (model, picture) in enumerate(zip(drinks, pictures, strict=True), 1):
+    prompts = [prompt] * len(drinks)
+    count = Count(told(on_step, "inverting"), len(drinks) * settings.steps)
+
+    def drew(model: Denoiser) -> Image.Image:
+        steps, guidance = len(times), settings.guidance
+        return draw(model, [prompt], seeds=[seed], negative=negative, steps=steps, guidance=guidance)[0]
+
+    def inverted(model: Denoiser, picture: Image.Image) -> Trajectory:
         texts = model.condition([prompt, negative])
         condition = texts[:1].scaled(settings.alpha, texts[1:], settings.beta)
         latents = model.encode(to_tensor(fitted(picture, model, settings)))
-        found.append(invert(model, latents, condition, steps=settings.steps, inversion=settings.inversion, cache=cache))
-        refuse_overflow(found[-1].latents[times[0]], model, settings)
-        if inverting is not None:
-            inverting(number, len(drinks))
+        how = settings.inversion
+        found = invert(model, latents, condition, steps=settings.steps, inversion=how, cache=cache, on_step=count)
+        refuse_overflow(found.latents[times[0]], model, settings)
+        return found
+
+    with lanes(drinks) as run:
+        if pictures is None:
+            pictures = run([partial(drew, model) for model in drinks])
+        check_inputs(pictures, prompts, prompts)
+        found = run([partial(inverted, *both) for both in zip(drinks, pictures, strict=True)])
     trajectory = stacked(found)
-    columns = []
-    for number, model in enumerate(drinks, 1):
-        condition = said(model, None, [prompt] * len(drinks), negative)
-        mixer = Mixer(model, trajectory, condition, settings, times, cache, plain=False)
-        columns.append(shown(model, drawn([mixer], trajectory, times, None, None)[0], settings))
-        if drawing is not None:
-            drawing(number, len(drinks))
+    mixers = [
+        Mixer(model, trajectory, said(model, None, prompts, negative), settings, times, cache, plain=False)
+        for model in drinks
+    ]
+    latents = drawn(mixers, trajectory, times, None, on_step)
+    columns = [shown(model, x, settings) for model, x in zip(drinks, latents, strict=True)]
     return tuple(zip(*columns, strict=True))
 
 

@@ -1,0 +1,127 @@
+"""Networks side by side: the same results in the same order, and the cores as they were found."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from tastemaker.generate.cocktail import Settings, cocktail
+from tastemaker.generate.denoiser import StableDiffusion
+from tastemaker.generate.invert import Cache
+from tastemaker.generate.lanes import MOST, Count, lanes
+from tastemaker.generate.variations import transfer_matrix
+from tests.generate.tiny import photo
+
+Models = Callable[[str], StableDiffusion]
+FEW = Settings(steps=5)
+
+
+@pytest.fixture(params=[1, 2, 5])
+def cores(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_and_cores_are_shared_out(models: Models, cores: int) -> None:
+    both = [models("sd1"), models("sd1-style")]
+    wide = min(2, cores)
+    together = threading.Barrier(wide)
+
+    def job(number: int) -> tuple[int, int]:
+        together.wait(timeout=10)  # fails unless so many are at work at once
+        return number, torch.get_num_threads()
+
+    with lanes(both) as run:
+        for _ in range(3):
+            assert run([partial(job, number) for number in range(2)]) == [(0, cores // wide), (1, cores // wide)]
+    assert torch.get_num_threads() == cores
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [cores]  # also for threads that begin afterwards
+
+
+def test_no_more_side_by_side_than_is_worth_it(models: Models) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        at_once, most = 0, 0
+        count = threading.Lock()
+
+        def job() -> None:
+            nonlocal at_once, most
+            with count:
+                at_once += 1
+                most = max(most, at_once)
+            together.wait(timeout=10)
+            with count:
+                at_once -= 1
+
+        together = threading.Barrier(MOST)
+        several = [models(name) for name in ("sd1", "sd1-style", "sd2", "sd2-style", "sdxl", "shallow")]
+        with lanes(several) as run:
+            run([job] * MOST)
+        assert most == MOST
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_network_twice_goes_one_after_the_other(models: Models) -> None:
+    """Its layers can be hooked once at a time."""
+    alone = cocktail(photo(), content=models("sd1"), style=models("sd1-style"), prompt="a dog", settings=FEW)
+    twice = cocktail(photo(), content=models("sd1"), style=[models("sd1-style")] * 2, prompt="a dog", settings=FEW)
+    assert [row[0].tobytes() for row in twice.pictures] == [alone.picture.tobytes()] * 2
+
+
+def test_an_error_ends_the_run_and_leaves_no_hook(models: Models) -> None:
+    both, before = [models("sd1"), models("sd1-style")], torch.get_num_threads()
+    processors = [dict(model.unet.attn_processors) for model in both]
+
+    def stopped(what: str, done: int, of: int) -> None:
+        if what == "drawing" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cocktail(photo(), content=both[0], style=both, prompt="a dog", settings=FEW, on_step=stopped)
+    assert [dict(model.unet.attn_processors) for model in both] == processors
+    assert torch.get_num_threads() == before
+    assert cocktail(photo(), content=both[0], style=both, prompt="a dog", settings=FEW).pictures
+
+
+def test_steps_of_all_styles_are_counted_together(models: Models) -> None:
+    told: list[tuple[str, int, int]] = []
+    both = [models("sd1"), models("sd1-style")]
+    transfer_matrix(both, prompt="a dog", settings=FEW, on_step=lambda *step: told.append(step))
+    assert told == [(what, done, 10) for what in ("inverting", "drawing") for done in range(1, 11)]
+
+
+def test_count_without_a_listener() -> None:
+    count = Count(None, 3)
+    count("what", 1)
+    assert count.done == 1
+
+
+def test_a_cache_serves_many_threads() -> None:
+    cache, found = Cache(limit=50), []
+
+    def use(start: int) -> None:
+        try:
+            for number in range(300):
+                cache.put(str(start + number % 20), number, 10)
+                cache.get(str(number % 40))
+        except RuntimeError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=use, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == []
