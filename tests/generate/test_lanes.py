@@ -73,15 +73,15 @@ def test_no_more_side_by_side_than_is_worth_it(models: Models) -> None:
         torch.set_num_threads(before)
 
 
-def test_one_network_twice_goes_one_after_the_other(models: Models) -> None:
+def test_one_network_twice_goes_one_after_the_other(models: Models, cores: int) -> None:
     """Its layers can be hooked once at a time."""
     alone = cocktail(photo(), content=models("sd1"), style=models("sd1-style"), prompt="a dog", settings=FEW)
     twice = cocktail(photo(), content=models("sd1"), style=[models("sd1-style")] * 2, prompt="a dog", settings=FEW)
     assert [row[0].tobytes() for row in twice.pictures] == [alone.picture.tobytes()] * 2
 
 
-def test_an_error_ends_the_run_and_leaves_no_hook(models: Models) -> None:
-    both, before = [models("sd1"), models("sd1-style")], torch.get_num_threads()
+def test_an_error_ends_the_run_and_leaves_no_hook(models: Models, cores: int) -> None:
+    both = [models("sd1"), models("sd1-style")]
     processors = [dict(model.unet.attn_processors) for model in both]
 
     def stopped(what: str, done: int, of: int) -> None:
@@ -91,11 +91,11 @@ def test_an_error_ends_the_run_and_leaves_no_hook(models: Models) -> None:
     with pytest.raises(KeyboardInterrupt):
         cocktail(photo(), content=both[0], style=both, prompt="a dog", settings=FEW, on_step=stopped)
     assert [dict(model.unet.attn_processors) for model in both] == processors
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == cores
     assert cocktail(photo(), content=both[0], style=both, prompt="a dog", settings=FEW).pictures
 
 
-def test_steps_of_all_styles_are_counted_together(models: Models) -> None:
+def test_steps_of_all_styles_are_counted_together(models: Models, cores: int) -> None:
     told: list[tuple[str, int, int]] = []
     both = [models("sd1"), models("sd1-style")]
     transfer_matrix(both, prompt="a dog", settings=FEW, on_step=lambda *step: told.append(step))
