@@ -203,6 +203,23 @@ def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], words
     assert f"{words[-1]} is not a whole number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "split", "LOG", "TO"),
+        ("train", "factors", "LOG", "--to", "TO"),
+        ("report", "LOG"),
+        ("attack", "LOG"),
+        ("gallery", "refit", "HOME"),
+    ],
+)
+def test_a_seed_below_zero_is_refused_by_every_verb(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--seed", "-1"])
+    assert end.value.code == 2
+    assert 'Invalid value "-1" for --seed. Must be >= 0.' in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_whole_number_may_have_a_point(log: Path, tmp_path: Path) -> None:
     run("train", "factors", log, "--to", tmp_path / "model", "--rank", "2.0")
 

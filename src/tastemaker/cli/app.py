@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
 from cyclopts import App, Parameter, Token, convert
+from cyclopts.validators import Number
 
 import tastemaker
 
@@ -30,4 +31,4 @@ app.command(data_app)
 app.command(train_app)
 
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON document instead of tables.")]
-Seed = Annotated[int, Parameter(help="Seed of everything random.")]
+Seed = Annotated[int, Parameter(help="Seed of everything random, from 0.", validator=Number(gte=0))]

@@ -115,8 +115,8 @@ def attack(
     from tastemaker.attack.seen import view
 
     _each_once(attacks=attacks, surrogate=surrogate, victims=victims, defences=defences)
-    if rounds < 1 or seed < 0:
-        raise InvalidArgument(f"--rounds {rounds} --seed {seed}; expected rounds from 1 and a seed from 0")
+    if rounds < 1:
+        raise InvalidArgument(f"--rounds {rounds}; expected 1 or more")
     plan, chosen, spent = _plan(attacks, surrogate), {name: _victim(name) for name in victims}, _budget(budget, clicks)
     _check_folder(to, plan)
     read = reading.read(log)
