@@ -9,10 +9,11 @@ from functools import partial
 import pytest
 import torch
 
+from tastemaker.generate import lanes as module
 from tastemaker.generate.cocktail import Settings, cocktail
 from tastemaker.generate.denoiser import StableDiffusion
 from tastemaker.generate.invert import Cache
-from tastemaker.generate.lanes import MOST, Count, lanes
+from tastemaker.generate.lanes import MOST, Count, abreast, lanes
 from tastemaker.generate.variations import transfer_matrix
 from tests.generate.tiny import photo
 
@@ -78,6 +79,17 @@ def test_one_network_twice_goes_one_after_the_other(models: Models, cores: int) 
     alone = cocktail(photo(), content=models("sd1"), style=models("sd1-style"), prompt="a dog", settings=FEW)
     twice = cocktail(photo(), content=models("sd1"), style=[models("sd1-style")] * 2, prompt="a dog", settings=FEW)
     assert [row[0].tobytes() for row in twice.pictures] == [alone.picture.tobytes()] * 2
+
+
+def test_how_many_are_worth_it(models: Models, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = models("sd1"), models("sd1-style")
+    few = min(2, cores)
+    assert abreast([model, other]) == few
+    assert abreast([model, model]) == 1
+    assert abreast([model, model], hooks=False) == few
+    assert abreast([model] * 9, hooks=False) == min(MOST, cores)
+    monkeypatch.setattr(module, "SMALL", other.unet.num_parameters() - 1)
+    assert abreast([model, other]) == 1
 
 
 def test_an_error_ends_the_run_and_leaves_no_hook(models: Models, cores: int) -> None:

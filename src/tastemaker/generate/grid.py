@@ -10,7 +10,8 @@ other settings, a retrained model or more prompts in the same folder never overw
     FOLDER/thumbnails/MODEL/...                the same, at most 128 pixels wide
 
 One model's failure is written down and the others go on; a picture that cannot be written stops the grid, for the next
-one could not be either. While one model draws, a thread loads the next: two models are in memory then.
+one could not be either. While one model draws, a thread loads the next: two models are in memory then. Small ones draw
+several batches side by side (generate.lanes).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -106,7 +108,7 @@ def draw_grid(
     thumbnails: bool = True,
     say: Say = lambda done, total, text: None,
 ) -> Outcome:
-    """Draw what is missing of a plan, `batch` pictures at a time.
+    """Draw what is missing of a plan, in batches of `batch` pictures.
 
     Raises DataError where a picture cannot be written (what is finished stays and counts next time) or another process
     is drawing into the folder. Whatever a model does wrong is a Failure of the outcome.
@@ -249,15 +251,50 @@ def _drawn(
     done, what = 0, f"drawing with {job.name}"
     tell(what, 0)
     try:
-        for some in _batches(job.model, job.missing, batch):
+        batches = iter(_batches(job.model, job.missing, batch))
+        while some := list(itertools.islice(batches, _abreast(job.model))):
             start = time.monotonic()
-            images = draw_recipes(job.model, [picture.recipe for picture in some], partial(tell, what))
-            seconds = (time.monotonic() - start) / len(some)
-            for picture, image in zip(some, images, strict=True):
-                yield picture, image, seconds
-            done += len(some)
+            recipes = [[picture.recipe for picture in one] for one in some]
+            drawn = _side_by_side(job.model, recipes, partial(tell, what))
+            seconds = (time.monotonic() - start) / sum(map(len, some))
+            for pictures, images in zip(some, drawn, strict=True):
+                if isinstance(images, Exception):
+                    raise images
+                for picture, image in zip(pictures, images, strict=True):
+                    yield picture, image, seconds
+                done += len(pictures)
     except Exception as error:  # whatever it is, it is this model's; the others go on
         yield Failure(job.name, _said(error), len(job.missing) - done)
+
+
+def _abreast(model: StableDiffusion) -> int:
+    """How many batches of a model to draw at a time."""
+    from tastemaker.generate.lanes import MOST, abreast
+
+    return abreast([model] * MOST, hooks=False)
+
+
+def _side_by_side(
+    model: StableDiffusion, batches: Sequence[Sequence[Recipe]], tell: Callable[[float], None] = lambda part: None
+) -> list[list[Image.Image] | Exception]:
+    """The pictures of each batch, or what went wrong with it; `tell` gets how many pictures are done in all."""
+    from tastemaker.generate.lanes import lanes
+
+    parts, lock = [0.0] * len(batches), threading.Lock()
+
+    def told(at: int, part: float) -> None:
+        with lock:
+            parts[at] = part
+            tell(sum(parts))
+
+    def drawn(at: int) -> list[Image.Image] | Exception:
+        try:
+            return draw_recipes(model, batches[at], partial(told, at))
+        except Exception as error:  # the other batches go on
+            return error
+
+    with lanes([model] * len(batches), hooks=False) as run:
+        return run([partial(drawn, at) for at in range(len(batches))])
 
 
 def _batches(model: StableDiffusion, pictures: Sequence[Planned], batch: int) -> Iterator[list[Planned]]:
@@ -304,10 +341,14 @@ def _probe(
         taken = {}
         try:
             model = loading.load(zoo.resolve(name), plan.loras)
+            wide = _abreast(model)
             for n in (1, 2, 5):  # the first one warms up
                 start = time.monotonic()
-                draw_recipes(model, [replace(recipe, steps=n) for recipe in own[:batch]])
-                taken[n] = (time.monotonic() - start) / len(own[:batch])
+                few = [replace(recipe, steps=n) for recipe in own[: batch * wide]]
+                for drawn in _side_by_side(model, [few[at : at + batch] for at in range(0, len(few), batch)]):
+                    if isinstance(drawn, Exception):
+                        raise drawn
+                taken[n] = (time.monotonic() - start) / len(few)
         except Exception as error:  # whatever it is, it is this model's
             failures.append(Failure(name, _said(error), len(own)))
             continue

@@ -1,8 +1,8 @@
-"""Several networks at work side by side, each on its own share of the cores.
+"""Small networks at work side by side, each on its own share of the cores.
 
-A small network is a thousand short operations, and a second core inside each of them takes little off; a second network
-beside it takes much more. A large one fills the cores either way. More than a few at a time would only wait for the
-interpreter. An accelerator takes work in turn whoever asks, so there the networks go one after the other.
+A small network is a thousand short operations, and a second core inside each of them takes little off; other work
+beside it takes much more. A large one fills the cores by itself, and two would only need twice the memory. More than a
+few at a time would wait for the interpreter. An accelerator takes work in turn whoever asks.
 """
 
 from __future__ import annotations
@@ -18,19 +18,29 @@ import torch
 from tastemaker.generate.denoiser import Denoiser
 
 MOST = 4
+SMALL = 50_000_000  # weights; the embedded models have 4 million, SD 1.x has 860
 Run = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 
 
-@contextlib.contextmanager
-def lanes(models: Sequence[Denoiser]) -> Iterator[Run]:
-    """`run`, which does a job for each model and gives back what they return, in order.
+def abreast(models: Sequence[Denoiser], *, hooks: bool = True) -> int:
+    """How many of these models, a job each, should be at work at a time.
 
-    One after the other if two of the models are one network, whose layers only one can hook at a time. A job that fails
-    ends the run with its error; what has not begun is left out.
+    Args:
+        hooks: the jobs read or replace layers, which only one can do to a network at a time; otherwise they may use one
+            network together.
     """
-    cores = torch.get_num_threads()
-    apart = len({id(model.unet) for model in models}) == len(models)
-    wide = min(len(models), cores, MOST) if apart and all(model.device.type == "cpu" for model in models) else 1
+    apart = not hooks or len({id(model.unet) for model in models}) == len(models)
+    small = all(model.device.type == "cpu" and model.unet.num_parameters() <= SMALL for model in models)
+    return min(len(models), torch.get_num_threads(), MOST) if apart and small else 1
+
+
+@contextlib.contextmanager
+def lanes(models: Sequence[Denoiser], *, hooks: bool = True) -> Iterator[Run]:
+    """`run`, which does a job for each model, so many `abreast`, and gives back what they return, in order.
+
+    A job that fails ends the run with its error; what has not begun is left out.
+    """
+    wide, cores = abreast(models, hooks=hooks), torch.get_num_threads()
     if wide == 1:
         yield lambda jobs: [job() for job in jobs]
         return
