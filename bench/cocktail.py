@@ -8,7 +8,8 @@ out. Both have the same threads.
 Peaks come from a process of their own for each side: resident memory on a CPU, allocated memory on a GPU.
 
     python -m bench.cocktail --quick
-    python -m bench.cocktail --sd15 --device cuda       SD 1.5 size, half precision, when there is a GPU
+    python -m bench.cocktail --sd15 --device cuda                         SD 1.5 size, half precision, on a GPU
+    python -m bench.cocktail --sd15 --styles 1 --steps 10 --runs 1        the same on a CPU: twenty minutes, 16 GB
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from tastemaker.generate.cocktail import Cocktail, cocktail
 from tastemaker.generate.denoiser import Condition, Schedule, StableDiffusion
 from tastemaker.generate.settings import Settings
 
-STYLES = (1, 8)
 PROMPT = "a red apple"
 Parts = tuple[CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler]
 
@@ -172,12 +172,13 @@ def side_by_side(args: argparse.Namespace, styles: int, settings: Settings, runs
     picture = test_picture(models[0], args.seed)
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     pixels: dict[str, Any] = {}
-    for run in range(runs + 1):  # the first warms up
+    for way in WAYS:
+        clocked(way, models, picture, dataclasses.replace(settings, steps=2))  # warms up
+    for _ in range(runs):
         for way in WAYS:
             seconds, made = clocked(way, models, picture, settings)
             pixels[way] = np.stack([np.asarray(row[0], dtype=np.int64) for one in made for row in one.pictures])
-            if run:
-                times[way].append(seconds)
+            times[way].append(seconds)
     middle = {way: median(seconds) for way, seconds in times.items()}
     name = f"styles.{styles}"
     return {
@@ -217,6 +218,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--steps", type=int, default=0, help="of inversion and of drawing; 50, or 10 with --quick")
+    parser.add_argument("--styles", type=int, nargs="+", default=[1, 8], help="of one picture")
+    parser.add_argument("--runs", type=int, default=3, help="of each way, whose median counts")
     parser.add_argument("--sd15", action="store_true", help="SD 1.5 size instead of the zoo's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--worker", choices=sorted(WAYS), help=argparse.SUPPRESS)
@@ -228,8 +231,8 @@ def main() -> None:
         return work(args.worker, args, settings)
     weights = build(args.sd15, args.device, Clock(), args.seed).unet.num_parameters()
     figures: dict[str, float] = {"unet.million_weights": weights / 1e6}
-    for styles in STYLES:
-        figures |= side_by_side(args, styles, settings, runs=1 if args.quick else 3)
+    for styles in args.styles:
+        figures |= side_by_side(args, styles, settings, runs=1 if args.quick else args.runs)
         for way in WAYS:
             figures |= memory(way, styles, args)
     for name, value in figures.items():

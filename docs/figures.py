@@ -189,7 +189,19 @@ SECTIONS: Mapping[str, Section] = {
         (("", ("train_cpu_seconds", "recall@20", "ndcg@20", "dislikes@20")),),
     ),
     "bench.cocktail": Section(
-        "Cocktails, plain and fast", "[Making pictures](generate.md).", "python -m bench.cocktail"
+        "Cocktails, the published way and ours",
+        "The same pictures; seconds in the networks a style, and memory over the models. [Benchmarks](bench.md).",
+        "python -m bench.cocktail",
+        (
+            ("styles.1.", ("unet_seconds_a_style", "above_models_mib")),
+            ("styles.8.", ("unet_seconds_a_style", "above_models_mib")),
+        ),
+    ),
+    "bench.cocktail.sd15": Section(
+        "The same at the size of SD 1.5",
+        "Random weights, one style, on a CPU. [Benchmarks](bench.md).",
+        "python -m bench.cocktail --sd15 --styles 1 --steps 10 --runs 1",
+        (("styles.1.", ("unet_seconds_a_style", "above_models_mib")),),
     ),
     "bench.grid": Section(
         "Drawing a grid",
