@@ -209,7 +209,11 @@ def test_a_fraction_is_no_whole_number(capsys: pytest.CaptureFixture[str], words
         ("data", "split", "LOG", "TO"),
         ("train", "factors", "LOG", "--to", "TO"),
         ("report", "LOG"),
+        ("debias", "LOG"),
+        ("evaluate", "LISTS", "TEST"),
         ("attack", "LOG"),
+        ("choose", "a cat"),
+        ("demo",),
         ("gallery", "refit", "HOME"),
     ],
 )

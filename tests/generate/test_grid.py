@@ -5,18 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tastemaker.data import Catalog
 from tastemaker.errors import DataError, InvalidArgument
 from tastemaker.generate import grid
+from tastemaker.generate.denoiser import StableDiffusion
 from tastemaker.generate.draw import draw
 from tastemaker.generate.load import load
-from tastemaker.generate.picture import read_picture, read_recipe, write_picture
+from tastemaker.generate.picture import Recipe, read_picture, read_recipe, write_picture
 from tests.generate import tiny
 
 PROMPTS = ("a red apple", "the dog, left of a cat")
@@ -177,6 +180,30 @@ def test_a_model_that_cannot_draw_is_a_failure_too(models: tuple[str, str], tmp_
     outcome = drawn(small(models, width=30, height=32), tmp_path)
     assert (outcome.drawn, [failure.missing for failure in outcome.failures]) == (0, [4, 4])
     assert "30 x 32" in outcome.failures[0].problem
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_what_was_drawn_beside_a_failure_stays(
+    models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """Two batches go side by side on two cores; whichever fails, the other's pictures are finished work."""
+    real, before = grid.draw_recipes, torch.get_num_threads()
+
+    def failing(model: StableDiffusion, recipes: Sequence[Recipe], tell: Callable[[float], None]) -> list[Image.Image]:
+        if recipes[0].seed == 3:
+            raise RuntimeError("no third seed")
+        return real(model, recipes, tell)
+
+    monkeypatch.setattr(grid, "draw_recipes", failing)
+    torch.set_num_threads(cores)
+    try:
+        outcome = drawn(small(models[:1], prompts=PROMPTS[:1], seeds=(1, 2, 3, 4, 5)), tmp_path, batch=1)
+    finally:
+        torch.set_num_threads(before)
+    finished = [1, 2] if cores == 1 else [1, 2, 4]
+    assert [seed for _, _, seed in outcome.files] == finished
+    assert [failure.missing for failure in outcome.failures] == [5 - len(finished)]
+    assert "no third seed" in outcome.failures[0].problem
 
 
 LONG = tuple(f"a red apple {n}" for n in range(20))

@@ -257,7 +257,7 @@ class StableDiffusion:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network's arithmetic. diffusers' own property walks through all modules, a tenth of a small call."""
+        """Of the network's arithmetic. diffusers' own property walks through all modules, too long for every call."""
         weight: Tensor = self.unet.conv_in.weight
         return weight.dtype
 

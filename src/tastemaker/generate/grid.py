@@ -257,12 +257,14 @@ def _drawn(
             recipes = [[picture.recipe for picture in one] for one in some]
             drawn = _side_by_side(job.model, recipes, partial(tell, what))
             seconds = (time.monotonic() - start) / sum(map(len, some))
+            errors = [images for images in drawn if isinstance(images, Exception)]
             for pictures, images in zip(some, drawn, strict=True):
-                if isinstance(images, Exception):
-                    raise images
-                for picture, image in zip(pictures, images, strict=True):
-                    yield picture, image, seconds
-                done += len(pictures)
+                if not isinstance(images, Exception):
+                    for picture, image in zip(pictures, images, strict=True):
+                        yield picture, image, seconds
+                    done += len(pictures)
+            if errors:
+                raise errors[0]
     except Exception as error:  # whatever it is, it is this model's; the others go on
         yield Failure(job.name, _said(error), len(job.missing) - done)
 

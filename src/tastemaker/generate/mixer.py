@@ -6,8 +6,8 @@ with the first stream's features in the other two. `plain` does just that. Other
 - the reference stream, which does not depend on x, runs ahead: several steps to a batch, no further than the last layer
   that is read, and not at all once nothing is injected any more; a cache keeps what it found for other prompts and
   guidance of the same style;
-- injected layers compute neither queries nor keys of their own, and attention is fused;
-- several styles draw side by side (generate.lanes).
+- injected layers compute neither queries nor keys of their own, and attention is fused.
+Several styles draw side by side (generate.lanes).
 """
 
 from __future__ import annotations
