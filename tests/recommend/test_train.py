@@ -1,8 +1,11 @@
 """What trained recommenders share: the clicks they read, the negatives they draw, and the one loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -65,6 +68,22 @@ def test_negatives_have_the_stated_distribution() -> None:
 
 def small(kind: type[Trained]) -> Trained:
     return kind(epochs=3, batch=32, learning_rate=0.002, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_seed_gives_the_same_whatever_the_number_of_threads(kind: type[Trained]) -> None:
+    """With so many rows of so many numbers torch shares the work of a step out, its gradients included."""
+    log, before, scores = parity_log(), torch.get_num_threads(), []
+    model = kind(epochs=3, batch=4096, device="cpu", **({} if kind in (ItemAE, MultVAE) else {"rank": 64}))
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            fitted = replace(model).fit(log, rng=5)
+            scores.append(fitted.score(np.arange(20), np.arange(20)))
+    finally:
+        torch.set_num_threads(before)
+    for other in scores[1:]:
+        assert_array_equal(other, scores[0])
 
 
 @pytest.mark.parametrize("kind", ALL)

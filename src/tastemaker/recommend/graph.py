@@ -81,7 +81,7 @@ class LightGCN(Trained[LightGCNState]):
     def loss(self, params: Mapping[str, Tensor], batch: Sequence[Tensor], weight: Tensor) -> Tensor:
         """`batch`: user, liked, other (n,), rows of `vectors`; the graph's places (2, edges), numbers (edges,)."""
         import torch
-        from torch.nn.functional import softplus
+        from torch.nn.functional import embedding, softplus
 
         user, liked, other, places, numbers = batch
         start = params["vectors"]
@@ -94,8 +94,8 @@ class LightGCN(Trained[LightGCNState]):
             layer = torch.sparse.mm(graph, layer)
             smooth = smooth + layer
         smooth = smooth / (self.layers + 1)
-        margin = (smooth[user] * (smooth[liked] - smooth[other])).sum(1)
-        penalty = sum(start[rows].square().sum() for rows in (user, liked, other))
+        margin = (embedding(user, smooth) * (embedding(liked, smooth) - embedding(other, smooth))).sum(1)
+        penalty = sum(embedding(rows, start).square().sum() for rows in (user, liked, other))
         return ((weight * softplus(-margin)).sum() + self.reg / 2 * penalty) / len(user)
 
     def batches(self, told: Told, rng: np.random.Generator, step: int) -> Iterator[Batch]:

@@ -96,9 +96,10 @@ class CML(Trained[CMLState]):
     def loss(self, params: Mapping[str, Tensor], batch: Sequence[Tensor], weight: Tensor) -> Tensor:
         """`batch`: user (n,), item (n, 1 + negatives), the like first; `weight`: of the likes, (n,)."""
         import torch
+        from torch.nn.functional import embedding
 
         user, item = batch
-        p, q = params["users"][user], params["items"][item]
+        p, q = embedding(user, params["users"]), embedding(item, params["items"])
         distance = (p[:, None] - q).square().sum(-1)
         near = self.margin + distance[:, :1] - distance[:, 1:]
         rank = (near.detach() > 0).float().mean(1) * len(params["items"])

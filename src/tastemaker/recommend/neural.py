@@ -128,15 +128,11 @@ class NCF(Trained[NCFState]):
 
     def loss(self, params: Mapping[str, Tensor], batch: Sequence[Tensor], weight: Tensor) -> Tensor:
         """`batch`: user (n,), item (n, 1 + negatives), the like first; `weight`: of the likes, (n,)."""
-        from torch.nn.functional import softplus
+        from torch.nn.functional import embedding, softplus
 
         user, item = batch
-        p, q, mp, mq = (
-            params["users"][user],
-            params["items"][item],
-            params["mlp_users"][user],
-            params["mlp_items"][item],
-        )
+        p, q = embedding(user, params["users"]), embedding(item, params["items"])
+        mp, mq = embedding(user, params["mlp_users"]), embedding(item, params["mlp_items"])
         top, bottom = params["weight"].chunk(2)
         hidden = (mp @ top + params["bias"])[:, None] + mq @ bottom
         hidden = hidden.relu() if self.activation == "relu" else hidden.tanh()

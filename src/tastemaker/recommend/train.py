@@ -12,6 +12,8 @@ Easy to get wrong:
 - A negative is drawn among what the user did *not like*, exactly and without rejection. Somebody who likes everything
   has no negatives and teaches nothing.
 - Penalties are part of the loss, so Adam sees them as torch's `weight_decay` in `Adam` (not `AdamW`) would.
+- Rows of parameters are looked up by `embedding`, not by index: the gradient of an index is added up in whatever order
+  the threads come, and one seed would give two results.
 
 Only the loop needs torch: a saved model scores without it, and folds in new histories without it where the method has a
 closed form or an encoder (ItemAE, MultVAE, LightGCN; NCF and CML learn newcomers by the loop).
